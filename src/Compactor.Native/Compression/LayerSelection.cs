@@ -1,0 +1,106 @@
+using System.Diagnostics;
+
+namespace Compactor.Native.Compression;
+
+/// <summary>Which pairs of a layer are kept, and the scores that decided it.</summary>
+public sealed class LayerSelection : IDisposable
+{
+    private readonly KvBackend _backend;
+
+    internal LayerSelection(KvBackend backend, LayerPlan plan)
+    {
+        (_backend, Plan) = (backend, plan);
+        KeptIndices = backend.Allocate<int>(plan.KeptPairs);
+        KeptOffsets = backend.Allocate<int>(plan.Shape.Sequences * plan.Shape.KvHeads + 1);
+    }
+
+    /// <summary>The plan this came from.</summary>
+    public LayerPlan Plan { get; }
+
+    /// <summary>Raw leverage scores <c>[N, Hkv]</c>; null when they were not needed.</summary>
+    public BackendBuffer<float>? Leverage { get; private set; }
+
+    /// <summary>Attention scores <c>[N, Hkv]</c> after the group reduction; null when there were no queries or they were not needed.</summary>
+    public BackendBuffer<float>? Attention { get; private set; }
+
+    /// <summary>Fused scores <c>[N, Hkv]</c>, +inf on protected tokens; null when everything was kept.</summary>
+    public BackendBuffer<float>? Scores { get; private set; }
+
+    /// <summary>Kept tokens within their sequences, ascending per head, sequence by sequence and head by head.</summary>
+    public BackendBuffer<int> KeptIndices { get; }
+
+    /// <summary><c>[B·Hkv + 1]</c>: where each head's tokens start in <see cref="KeptIndices"/>.</summary>
+    public BackendBuffer<int> KeptOffsets { get; }
+
+    /// <summary>Wall time of the stages.</summary>
+    public StageTimes Times { get; } = new();
+
+    /// <summary>Allocates <see cref="Leverage"/>.</summary>
+    public BufferView<float> NewLeverage() => (Leverage = NewScores()).View;
+
+    /// <summary>Allocates <see cref="Attention"/>.</summary>
+    public BufferView<float> NewAttention() => (Attention = NewScores()).View;
+
+    /// <summary>Allocates <see cref="Scores"/>.</summary>
+    public BufferView<float> NewFused() => (Scores = NewScores()).View;
+
+    private BackendBuffer<float> NewScores() => _backend.Allocate<float>((long)Plan.Shape.Tokens * Plan.Shape.KvHeads);
+
+    /// <summary>Gathers the survivors of a tensor into a dense <c>[kept pairs, D]</c>, as bytes.</summary>
+    /// <param name="source">Keys or values of the layer.</param>
+    public BackendBuffer<byte> Compact(in TensorView source)
+    {
+        long start = Stopwatch.GetTimestamp();
+        var destination = _backend.Allocate<byte>(Plan.KeptPairs * source.Dim * source.ElementType.Size());
+        _backend.Compact(Plan, source, KeptIndices.View, KeptOffsets.View, destination.View);
+        Times.Compact += Stopwatch.GetElapsedTime(start);
+        return destination;
+    }
+
+    internal void KeepEverything()
+    {
+        var shape = Plan.Shape;
+        var indices = KeptIndices.View.AsSpan();
+        var offsets = KeptOffsets.View.AsSpan();
+        offsets[0] = 0;
+        for (int b = 0, segment = 0; b < shape.Sequences; b++)
+            for (int h = 0; h < shape.KvHeads; h++, segment++)
+            {
+                offsets[segment + 1] = offsets[segment] + shape.LengthOf(b);
+                for (int t = 0; t < shape.LengthOf(b); t++)
+                    indices[offsets[segment] + t] = t;
+            }
+    }
+
+    /// <summary>Gives all buffers back.</summary>
+    public void Dispose()
+    {
+        Leverage?.Dispose();
+        Attention?.Dispose();
+        Scores?.Dispose();
+        KeptIndices.Dispose();
+        KeptOffsets.Dispose();
+    }
+}
+
+/// <summary>Wall time of each stage of a layer.</summary>
+public sealed class StageTimes
+{
+    /// <summary>Leverage scores, drawing Phi included.</summary>
+    public TimeSpan Leverage { get; set; }
+
+    /// <summary>Attention scores.</summary>
+    public TimeSpan Attention { get; set; }
+
+    /// <summary>Fusion.</summary>
+    public TimeSpan Fuse { get; set; }
+
+    /// <summary>Selection.</summary>
+    public TimeSpan Select { get; set; }
+
+    /// <summary>Gathering of survivors.</summary>
+    public TimeSpan Compact { get; set; }
+
+    /// <summary>All stages.</summary>
+    public TimeSpan Total => Leverage + Attention + Fuse + Select + Compact;
+}

@@ -1,0 +1,86 @@
+namespace Compactor.Native.Compression;
+
+/// <summary>Shape of one layer's cache for a packed batch of sequences.</summary>
+public sealed record LayerShape
+{
+    /// <summary>Smallest and largest head dimension D; D is a multiple of 16.</summary>
+    public const int MinHeadDim = 16, MaxHeadDim = 256;
+
+    /// <summary>Most query heads that may share a KV head.</summary>
+    public const int MaxGroup = 16;
+
+    /// <summary>Creates and checks a shape.</summary>
+    /// <param name="cuSeqlens">
+    /// <c>[B+1]</c>, ascending from 0: sequence b holds tokens <c>cuSeqlens[b]</c> to <c>cuSeqlens[b+1]</c> of the packed batch.
+    /// </param>
+    /// <param name="queryHeads">Query heads Hq, a multiple of <paramref name="kvHeads"/>; 0 when no queries are given.</param>
+    /// <param name="kvHeads">KV heads Hkv.</param>
+    /// <param name="headDim">Head dimension D, shared by keys and values.</param>
+    /// <param name="elementType">Element type of keys and values.</param>
+    /// <exception cref="CompactorException">A value is out of range.</exception>
+    public LayerShape(IReadOnlyList<int> cuSeqlens, int queryHeads, int kvHeads, int headDim, ElementType elementType)
+    {
+        if (cuSeqlens.Count < 1 || cuSeqlens[0] != 0)
+            throw CompactorException.Argument("cu_seqlens must start with 0 and have one entry more than there are sequences.");
+        for (int b = 1; b < cuSeqlens.Count; b++)
+            if (cuSeqlens[b] < cuSeqlens[b - 1])
+                throw CompactorException.Argument($"cu_seqlens[{b}] is {cuSeqlens[b]}, below cu_seqlens[{b - 1}] = {cuSeqlens[b - 1]}; entries must ascend.");
+        if (kvHeads is < 1 or > 65535)
+            throw CompactorException.Argument($"There are {kvHeads} KV heads; use 1 to 65535.");
+        if (queryHeads < 0 || queryHeads % kvHeads != 0)
+            throw CompactorException.Argument($"{queryHeads} query heads cannot be shared evenly by {kvHeads} KV heads; the first must be a multiple of the second.");
+        if (queryHeads / kvHeads > MaxGroup)
+            throw CompactorException.Unsupported($"{queryHeads / kvHeads} query heads share a KV head; at most {MaxGroup} are supported.");
+        if (headDim < MinHeadDim || headDim > MaxHeadDim || headDim % 16 != 0)
+            throw CompactorException.Unsupported($"Head dimension {headDim} is not supported; use {MinHeadDim} to {MaxHeadDim} in steps of 16.");
+        if ((long)cuSeqlens[^1] * kvHeads > int.MaxValue)
+            throw CompactorException.Unsupported($"{cuSeqlens[^1]} tokens of {kvHeads} heads exceed {int.MaxValue} (token, head) pairs; split the batch.");
+        CuSeqlens = [.. cuSeqlens];
+        QueryHeads = queryHeads;
+        KvHeads = kvHeads;
+        HeadDim = headDim;
+        ElementType = elementType;
+    }
+
+    /// <summary><c>[B+1]</c> packed offsets of the sequences.</summary>
+    public IReadOnlyList<int> CuSeqlens { get; }
+
+    /// <summary>Query heads Hq; 0 when no queries are given.</summary>
+    public int QueryHeads { get; }
+
+    /// <summary>KV heads Hkv.</summary>
+    public int KvHeads { get; }
+
+    /// <summary>Head dimension D.</summary>
+    public int HeadDim { get; }
+
+    /// <summary>Element type of keys and values.</summary>
+    public ElementType ElementType { get; }
+
+    /// <summary>Sequences B.</summary>
+    public int Sequences => CuSeqlens.Count - 1;
+
+    /// <summary>Tokens of all sequences.</summary>
+    public int Tokens => CuSeqlens[^1];
+
+    /// <summary>Query heads G that share a KV head; 0 when no queries are given.</summary>
+    public int Group => QueryHeads / KvHeads;
+
+    /// <summary>Bytes of one token's key and value in one head.</summary>
+    public long BytesPerPair => 2L * HeadDim * ElementType.Size();
+
+    /// <summary>Index of the layer: names it in errors and keys its Phi.</summary>
+    public int Layer { get; init; }
+
+    /// <summary>Global index of head 0, for a rank that holds a part of the heads: keys Phi.</summary>
+    public int FirstHead { get; init; }
+
+    /// <summary>Stable ids of the sequences, which key their Phi; null for 0, 1, 2, ...</summary>
+    public IReadOnlyList<long>? SequenceIds { get; init; }
+
+    /// <summary>Tokens of sequence <paramref name="b"/>.</summary>
+    public int LengthOf(int b) => CuSeqlens[b + 1] - CuSeqlens[b];
+
+    /// <summary>Stable id of sequence <paramref name="b"/>.</summary>
+    public long IdOf(int b) => SequenceIds is null ? b : SequenceIds[b];
+}

@@ -1,0 +1,67 @@
+using System.Diagnostics;
+
+namespace Compactor.Native.Compression;
+
+/// <summary>
+/// Maps a layer's inputs to scores; budgets, protection and top-k are the same for every policy.
+/// </summary>
+public abstract class SelectionPolicy
+{
+    /// <summary>Leverage and attention, fused; leverage alone when there are no queries.</summary>
+    public static SelectionPolicy Compactor { get; } = new CompactorPolicy("compactor", useLeverage: true, useAttention: true);
+
+    /// <summary>Leverage alone.</summary>
+    public static SelectionPolicy LeverageOnly { get; } = new CompactorPolicy("leverage", useLeverage: true, useAttention: false);
+
+    /// <summary>Non-causal attention alone; needs queries.</summary>
+    public static SelectionPolicy AttentionOnly { get; } = new CompactorPolicy("attention", useLeverage: false, useAttention: true);
+
+    /// <summary>The name people see.</summary>
+    public abstract string Name { get; }
+
+    /// <summary>Fills <see cref="LayerSelection.Scores"/>, and the raw scores it used.</summary>
+    /// <param name="backend">Where to compute.</param>
+    /// <param name="plan">Shape, options and counts.</param>
+    /// <param name="inputs">The layer's cache, checked against the plan.</param>
+    /// <param name="sketch">Phi, or null to draw it.</param>
+    /// <param name="selection">Receives scores and stage times.</param>
+    public abstract void Score(KvBackend backend, LayerPlan plan, LayerInputs inputs, Sketch? sketch, LayerSelection selection);
+
+    private sealed class CompactorPolicy(string name, bool useLeverage, bool useAttention) : SelectionPolicy
+    {
+        public override string Name => name;
+
+        public override void Score(KvBackend backend, LayerPlan plan, LayerInputs inputs, Sketch? sketch, LayerSelection selection)
+        {
+            BufferView<float>? leverage = null, attention = null;
+            long start = Stopwatch.GetTimestamp();
+            if (useLeverage)
+            {
+                if (inputs.KeyPreRope is null && inputs.Rotary is null)
+                    throw CompactorException.Argument(
+                        $"Layer {plan.Shape.Layer}: leverage needs keys before RoPE. Give key_pre_rope, or the rotation to undo (RoPE theta, or cos and sin tables).");
+                leverage = selection.NewLeverage();
+                backend.Leverage(plan, inputs.KeyPreRope ?? inputs.Key, inputs.KeyPreRope is null ? inputs.Rotary : null,
+                    sketch ?? Sketch.Draw(plan.Shape, plan.Options), leverage.Value);
+                selection.Times.Leverage = Stopwatch.GetElapsedTime(start);
+            }
+            if (useAttention && inputs.Query is { } query)
+            {
+                start = Stopwatch.GetTimestamp();
+                attention = selection.NewAttention();
+                backend.AttentionScores(plan, query, inputs.Key, attention.Value);
+                selection.Times.Attention = Stopwatch.GetElapsedTime(start);
+            }
+            else if (!useLeverage)
+                throw CompactorException.Argument($"Layer {plan.Shape.Layer}: the {name} policy needs queries.");
+
+            start = Stopwatch.GetTimestamp();
+            var status = backend.Fuse(plan, leverage, attention, inputs.Value, selection.NewFused());
+            selection.Times.Fuse = Stopwatch.GetElapsedTime(start);
+            if (status.NonFiniteScores > 0)
+                throw new CompactorException(CompactorStatus.NonFinite,
+                    $"Layer {plan.Shape.Layer}: {status.NonFiniteScores} scores are not finite, the first at token {status.Token} of sequence {status.Sequence}, " +
+                    $"KV head {status.Head}, though keys and queries are; their magnitudes overflow float32. Check the cache, or lower AttentionScale.");
+        }
+    }
+}

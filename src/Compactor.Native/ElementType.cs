@@ -1,0 +1,19 @@
+namespace Compactor.Native;
+
+/// <summary>Element type of keys, queries and values.</summary>
+public enum ElementType
+{
+    /// <summary>IEEE 754 binary32.</summary>
+    Float32,
+    /// <summary>IEEE 754 binary16.</summary>
+    Float16,
+    /// <summary>The upper 16 bits of a binary32.</summary>
+    BFloat16,
+}
+
+/// <summary>Facts about an <see cref="ElementType"/>.</summary>
+public static class ElementTypes
+{
+    /// <summary>Bytes of one element.</summary>
+    public static int Size(this ElementType type) => type == ElementType.Float32 ? 4 : 2;
+}

@@ -1,0 +1,92 @@
+using Compactor.Native.Compression;
+
+namespace Compactor.Native;
+
+/// <summary>
+/// The operations of the method on one kind of memory. Each is a pure function of tensors, a plan and a sketch; scores are float32
+/// <c>[N, Hkv]</c>, token-major. Instances may be used by one caller at a time.
+/// </summary>
+public abstract class KvBackend : IDisposable
+{
+    /// <summary>Short name: <c>cpu</c> or <c>cuda</c>.</summary>
+    public abstract string Name { get; }
+
+    /// <summary>What it runs on, for people.</summary>
+    public abstract string Description { get; }
+
+    /// <summary>Allocates memory this backend can reach, released by disposing it.</summary>
+    /// <typeparam name="T">Element type.</typeparam>
+    /// <param name="length">Elements, 0 or more.</param>
+    public abstract BackendBuffer<T> Allocate<T>(long length) where T : unmanaged;
+
+    /// <summary>
+    /// Outlier scores: <c>o_i = ||L⁻¹ x_i||²</c> with <c>X = (Kp - mean)·Phi</c>, <c>XᵀX + eps·I = L·Lᵀ</c>, per head and leverage chunk.
+    /// </summary>
+    /// <param name="plan">Shape and options.</param>
+    /// <param name="keys">Keys before RoPE, or after it when <paramref name="undo"/> is given; <c>[N, Hkv, D]</c>.</param>
+    /// <param name="undo">The rotation to undo while loading, or null.</param>
+    /// <param name="sketch">Phi.</param>
+    /// <param name="leverage">Receives <c>[N, Hkv]</c>; 0 for tokens that are not scored.</param>
+    /// <exception cref="CompactorException">A key is not finite (the message names layer, token and head), or no factorisation exists.</exception>
+    public abstract void Leverage(LayerPlan plan, in TensorView keys, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage);
+
+    /// <summary>
+    /// Non-causal attention scores: <c>a_j = reduce_g sum_i softmax_j(scale·q_i·k_j)</c> within each attention chunk, after the group reduction,
+    /// before value-norm weighting and pooling.
+    /// </summary>
+    /// <param name="plan">Shape and options.</param>
+    /// <param name="query">Queries after RoPE, <c>[N, Hq, D]</c>.</param>
+    /// <param name="key">Keys after RoPE, <c>[N, Hkv, D]</c>.</param>
+    /// <param name="attention">Receives <c>[N, Hkv]</c>; 0 for tokens that are not scored.</param>
+    /// <exception cref="CompactorException">A query or key is not finite; the message names layer, token and head.</exception>
+    public abstract void AttentionScores(LayerPlan plan, in TensorView query, in TensorView key, BufferView<float> attention);
+
+    /// <summary>
+    /// Fuses <c>s = z(pool(a·||v||)) + lambda·z(o)</c> and sets protected tokens to +inf. With only one of the two scores, <c>s</c> is its z.
+    /// </summary>
+    /// <param name="plan">Shape and options.</param>
+    /// <param name="leverage"><c>[N, Hkv]</c>, or null.</param>
+    /// <param name="attention"><c>[N, Hkv]</c>, or null.</param>
+    /// <param name="value">Values <c>[N, Hkv, D]</c>; read only when options weight by the value norm.</param>
+    /// <param name="scores">Receives <c>[N, Hkv]</c>; non-finite scores become the lowest finite value.</param>
+    /// <returns>Whether a score was not finite, and the first such.</returns>
+    public abstract FuseStatus Fuse(LayerPlan plan, BufferView<float>? leverage, BufferView<float>? attention, in TensorView value, BufferView<float> scores);
+
+    /// <summary>
+    /// Segmented top-k of the plan's scope and counts. Ties go to the lower (token, head); -0 equals 0; NaN ranks lowest.
+    /// </summary>
+    /// <param name="plan">Shape, scope and counts.</param>
+    /// <param name="scores"><c>[N, Hkv]</c>.</param>
+    /// <param name="keptIndices">Receives <see cref="LayerPlan.KeptPairs"/> tokens within their sequences, ascending per head, sequence by sequence and head by head.</param>
+    /// <param name="keptOffsets">Receives <c>[B·Hkv + 1]</c>: where each head's tokens start.</param>
+    public abstract void Select(LayerPlan plan, BufferView<float> scores, BufferView<int> keptIndices, BufferView<int> keptOffsets);
+
+    /// <summary>Gathers the survivors of one tensor, in the order of <paramref name="keptIndices"/>.</summary>
+    /// <param name="plan">Shape.</param>
+    /// <param name="source">Keys or values, <c>[N, Hkv, D]</c>.</param>
+    /// <param name="keptIndices">From <see cref="Select"/>.</param>
+    /// <param name="keptOffsets">From <see cref="Select"/>.</param>
+    /// <param name="destination">Receives <c>[kept pairs, D]</c> in the source's element type, as bytes.</param>
+    public abstract void Compact(LayerPlan plan, in TensorView source, BufferView<int> keptIndices, BufferView<int> keptOffsets, BufferView<byte> destination);
+
+    /// <summary>Releases what the backend holds.</summary>
+    public abstract void Dispose();
+}
+
+/// <summary>What fusing found.</summary>
+/// <param name="NonFiniteScores">Number of scores that were not finite.</param>
+/// <param name="Sequence">Sequence of the first one.</param>
+/// <param name="Token">Token of the first one, within its sequence.</param>
+/// <param name="Head">KV head of the first one.</param>
+public readonly record struct FuseStatus(long NonFiniteScores, int Sequence, int Token, int Head);
+
+/// <summary>Memory a backend allocated; disposing it gives the memory back.</summary>
+/// <typeparam name="T">Element type.</typeparam>
+public abstract class BackendBuffer<T> : IDisposable where T : unmanaged
+{
+    /// <summary>The memory, while it is not disposed.</summary>
+    public abstract BufferView<T> View { get; }
+
+    /// <summary>Gives the memory back.</summary>
+    public abstract void Dispose();
+}
