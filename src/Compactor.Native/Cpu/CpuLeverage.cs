@@ -176,17 +176,24 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                 RowLoader<TLanes, TVector>.Unrotate(rotation, start + token, rows, count, _dim);
         }
 
-        /// <summary>Adds the rows to <paramref name="sum"/> [D], in double.</summary>
+        /// <summary>Adds the rows to <paramref name="sum"/> [D]: differences from a tile's first row in float32, tiles in double.</summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private void AddRows(int b, int token, int rows, int head, float* tile, double* sum)
         {
+            float* lanes = stackalloc float[16];
             for (int i = 0; i < rows; i += LoadTile)
             {
                 int here = Math.Min(LoadTile, rows - i);
                 LoadRows(b, token + i, here, head, tile);
-                for (int r = 0; r < here; r++)
-                    for (int d = 0; d < _dim; d++)
-                        sum[d] += tile[r * _dim + d];
+                for (int d = 0; d < _dim; d += TLanes.Count)
+                {
+                    TVector origin = TLanes.Load(tile + d), differences = TLanes.Broadcast(0);
+                    for (int r = 1; r < here; r++)
+                        differences = TLanes.Add(differences, TLanes.Subtract(TLanes.Load(tile + r * _dim + d), origin));
+                    TLanes.Store(differences, lanes);
+                    for (int l = 0; l < TLanes.Count; l++)
+                        sum[d + l] += (double)here * tile[d + l] + lanes[l];
+                }
             }
         }
 
