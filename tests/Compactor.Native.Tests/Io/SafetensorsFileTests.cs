@@ -236,6 +236,27 @@ public sealed class SafetensorsFileTests : IDisposable
     }
 
     [Fact]
+    public void A_tensor_beyond_2_GiB_is_read_in_parts()
+    {
+        const long length = 3L << 30;
+        string path = _folder.Write("large", File("{" + Tensor("a", "U8", $"[{length}]", $"[0,{length}]") + "," + Tensor("b", "U8", "[1]", $"[{length},{length + 1}]") + "}", 0));
+        using (var stream = new FileStream(path, FileMode.Open))
+        {
+            stream.SetLength(stream.Length + length + 1);
+            stream.Seek(-2, SeekOrigin.End);
+            stream.Write([7, 8]);
+        }
+        using var file = SafetensorsFile.Open(path);
+        var a = file.Tensors["a"];
+        Assert.Equal(length, a.Elements);
+        Assert.Equal([0, 7], a.Bytes(length - 2, 2).ToArray());
+        Assert.Equal([8], file.Tensors["b"].ToInt32());
+        Assert.Equal(CompactorStatus.Unsupported, Assert.Throws<CompactorException>(() => a.Bytes().Length).Status);
+        Assert.Contains("more than an array holds", Assert.Throws<CompactorException>(() => a.ToInt32()).Message);
+        Assert.Throws<CompactorException>(() => a.Bytes(length - 2, 3).Length);
+    }
+
+    [Fact]
     public void A_disposed_file_gives_no_addresses()
     {
         var file = Open("{" + Tensor("a", "U8", "[2]", "[0,2]") + "}", 2);

@@ -8,7 +8,7 @@ namespace Compactor.Native.Tests.Io;
 public sealed class SafetensorsMutationTests : IDisposable
 {
     private const int Mutations = 20_000, Seed = 7081;
-    private readonly TemporaryFolder _folder = new();
+    private readonly TemporaryFolder _folder = new(inMemory: true);
 
     public void Dispose() => _folder.Dispose();
 

@@ -104,8 +104,16 @@ public sealed class SafetensorsWriterTests : IDisposable
     }
 
     [Fact]
-    public void An_empty_file_is_as_the_official_implementation_writes_it()
+    public void Files_are_as_the_official_implementation_writes_them()
     {
+        var writer = new SafetensorsWriter();
+        writer.Add("attn0", [1, 1, 2, 3], [0f, 1, 2, 3, 4, 5]);
+        writer.Save(_folder["attn0"]);
+        Assert.Equal(
+            [72, 0, 0, 0, 0, 0, 0, 0, .. "{\"attn0\":{\"dtype\":\"F32\",\"shape\":[1,1,2,3],\"data_offsets\":[0,24]}}       "u8,
+                0, 0, 0, 0, 0, 0, 128, 63, 0, 0, 0, 64, 0, 0, 64, 64, 0, 0, 128, 64, 0, 0, 160, 64],
+            File.ReadAllBytes(_folder["attn0"]));
+
         new SafetensorsWriter().Save(_folder["empty"]);
         Assert.Equal([8, 0, 0, 0, 0, 0, 0, 0, .. "{}      "u8], File.ReadAllBytes(_folder["empty"]));
         using var file = SafetensorsFile.Open(_folder["empty"]);
