@@ -39,16 +39,12 @@ public sealed class KvDump : IDisposable
         if (roles.Count == 0)
             throw Invalid("it holds no layer; a KV dump has tensors 'key' and 'value', or 'layers.0.key' and 'layers.0.value' and so on.");
 
-        int expected = roles.Keys.First();
         foreach (var (index, layer) in roles)
         {
             string prefix = numbered ? $"layers.{index}." : "";
-            if (index != expected)
-                throw Invalid($"it holds layers {roles.Keys.First()} to {expected - 1} and {index} but not {expected}; layers must be consecutive.");
             foreach (string role in (ReadOnlySpan<string>)[Key, Value])
                 if (!layer.ContainsKey(role))
                     throw Invalid($"tensor '{prefix}{role}' is missing; a dump for compression has the key and value of every layer. It has {string.Join(", ", layer.Values)}.");
-            expected++;
         }
         var firstKey = roles.First().Value[Key];
         var firstExtent = Measure(firstKey);

@@ -181,7 +181,33 @@ public class PipelineTests
 
     [Theory]
     [MemberData(nameof(All))]
-    public void Any_head_dimension_length_and_group_runs(string backendName)
+    public void Any_head_dimension_length_and_group_runs(string backendName) => RunAnything(backendName, backendName == "reference" ? 15 : 60, 5);
+
+    [Theory(Explicit = true)]
+    [MemberData(nameof(All))]
+    public void Any_head_dimension_length_and_group_runs_at_length(string backendName) => RunAnything(backendName, backendName == "reference" ? 100 : 3000, 9);
+
+    [Theory(Explicit = true)]
+    [InlineData(40_000, ElementType.BFloat16)]
+    [InlineData(65_536, ElementType.Float32)]
+    public void Long_sequences_agree_over_widths_and_threads(int tokens, ElementType type)
+    {
+        var layer = TestLayer.Random(41, [tokens], 4, 2, 64, type);
+        foreach (var (_, options) in Variants)
+        {
+            Run? first = null;
+            foreach (string backend in Backends.Names.Where(n => n != "reference"))
+            {
+                var run = Run.Of(backend, layer, options, 0.2, threads: 1);
+                AssertSame(run, Run.Of(backend, layer, options, 0.2, threads: 3));
+                first ??= run;
+                Assert.InRange(Arrays.RelativeError(run.Leverage, first.Leverage), 0, 1e-5);
+                Assert.InRange(Arrays.RelativeError(run.Attention, first.Attention), 0, 1e-5);
+            }
+        }
+    }
+
+    private static void RunAnything(string backendName, int cases, ulong replay)
     {
         var property = Prop.ForAll(
             (from seed in Gen.Choose(0, 1 << 20)
@@ -211,7 +237,7 @@ public class PipelineTests
                         Assert.True(kept.Count(p => p.Head == h) >= Math.Min(options.MinTokensPerHead, c.lengths[b]));
                 }
             });
-        Check.One(Config.QuickThrowOnFailure.WithMaxTest(backendName == "reference" ? 15 : 60).WithReplay(20250708, 5), property);
+        Check.One(Config.QuickThrowOnFailure.WithMaxTest(cases).WithReplay(20250708, replay), property);
     }
 
     [Fact]
