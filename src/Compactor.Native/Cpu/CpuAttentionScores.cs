@@ -1,0 +1,149 @@
+using System.Runtime.CompilerServices;
+using Compactor.Native.Compression;
+
+namespace Compactor.Native.Cpu;
+
+/// <summary>
+/// Non-causal attention scores, <c>a_j = reduce_g sum_i softmax_j(scale·q_i·k_j)</c> within chunks of C tokens.
+/// A work item is one chunk of one KV head: its keys are packed once, then query tiles of 48 rows stream past. A tile's logits are computed
+/// in one matrix pass and kept in cache (48·C floats) for the maximum, one exponential each, and the column sums.
+/// Flops 2·N·Hq·C·D; exponentials N·Hq·C.
+/// </summary>
+internal static unsafe class CpuAttentionScores<TLanes, TVector>
+    where TLanes : struct, ILanes<TVector>
+    where TVector : struct
+{
+    private const int QueryTile = 8 * MatrixTile<TLanes, TVector>.Rows;
+
+    public static void Run(Workers workers, LayerPlan plan, TensorView query, TensorView key, BufferView<float> attention)
+    {
+        var shape = plan.Shape;
+        int chunk = plan.Options.AttentionChunk, dim = shape.HeadDim, group = shape.Group, kvHeads = shape.KvHeads;
+        float logitScale = (float)(plan.Options.AttentionScale * Math.Log2(Math.E));
+        float reduction = plan.Options.GroupReduction == GroupReduction.Mean ? 1f / group : 1f;
+        var badQuery = new NonFiniteInput(shape, "query");
+        var badKey = new NonFiniteInput(shape, "key");
+        float* scores = (float*)attention.Address;
+        attention.AsSpan().Clear();
+
+        int columns = MatrixTile<TLanes, TVector>.PaddedColumns(chunk);
+        long keyFloats = (long)columns * dim, scratchFloats = 2 * keyFloats + (long)QueryTile * dim + (long)QueryTile * columns + columns + QueryTile;
+
+        for (int b = 0; b < shape.Sequences; b++)
+        {
+            int sequence = b, start = shape.CuSeqlens[b];
+            var (first, end) = plan.ScoredTokens(b);
+            int chunks = (end - first + chunk - 1) / chunk;
+            workers.Run(chunks * kvHeads, scratchFloats * sizeof(float), (item, scratch) =>
+            {
+                int head = item % kvHeads, token = first + item / kvHeads * chunk, count = Math.Min(chunk, end - token);
+                float* panels = (float*)scratch, rows = panels + keyFloats, queries = rows + keyFloats, logits = queries + QueryTile * dim;
+                float* columnSums = logits + (long)QueryTile * columns, inverseSums = columnSums + columns;
+
+                if (!RowLoader<TLanes, TVector>.Load(key, sequence, start, token, count, head, rows))
+                    badKey.Find(sequence, token, count, head, rows, dim);
+                int padded = MatrixTile<TLanes, TVector>.PaddedColumns(count);
+                PackTransposed(rows, count, padded, dim, panels);
+                new Span<float>(columnSums, padded).Clear();
+
+                for (int g = 0; g < group; g++)
+                    for (int i = 0; i < count; i += QueryTile)
+                    {
+                        int tile = Math.Min(QueryTile, count - i), queryHead = head * group + g;
+                        if (!RowLoader<TLanes, TVector>.Load(query, sequence, start, token + i, tile, queryHead, queries))
+                            badQuery.Find(sequence, token + i, tile, queryHead, queries, dim);
+                        int paddedTile = MatrixTile<TLanes, TVector>.PaddedRows(tile);
+                        new Span<float>(queries + tile * dim, (paddedTile - tile) * dim).Clear();
+                        Logits(queries, paddedTile, panels, padded, dim, logits);
+                        Softmax(logits, tile, count, padded, logitScale, inverseSums);
+                        AddColumns(logits, tile, padded, inverseSums, columnSums);
+                    }
+
+                float* output = scores + (long)(start + token) * kvHeads + head;
+                for (int j = 0; j < count; j++)
+                    output[(long)j * kvHeads] = columnSums[j] * reduction;
+            });
+        }
+        badKey.ThrowIfAny();
+        badQuery.ThrowIfAny();
+    }
+
+    /// <summary>Key rows to panels <c>[columns / W][D][W]</c>, zeros beyond <paramref name="count"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void PackTransposed(float* rows, int count, int padded, int dim, float* panels)
+    {
+        int width = MatrixTile<TLanes, TVector>.Width;
+        for (int panel = 0; panel < padded; panel += width, panels += (long)width * dim)
+        {
+            int here = Math.Clamp(count - panel, 0, width);
+            for (int j = 0; j < here; j++)
+            {
+                float* row = rows + (long)(panel + j) * dim;
+                for (int d = 0; d < dim; d++)
+                    panels[(long)d * width + j] = row[d];
+            }
+            for (int j = here; j < width; j++)
+                for (int d = 0; d < dim; d++)
+                    panels[(long)d * width + j] = 0;
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Logits(float* queries, int tile, float* panels, int columns, int dim, float* logits)
+    {
+        int width = MatrixTile<TLanes, TVector>.Width;
+        for (int panel = 0; panel < columns; panel += width)
+            for (int i = 0; i < tile; i += MatrixTile<TLanes, TVector>.Rows)
+                MatrixTile<TLanes, TVector>.Compute(queries + (long)i * dim, dim, 1, panels + (long)panel * dim, width, dim,
+                    logits + (long)i * columns + panel, columns);
+    }
+
+    /// <summary>Turns each row of logits into <c>2^(scale·(l - max))</c> and gives the inverse of its sum.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Softmax(float* logits, int tile, int count, int columns, float scale, float* inverseSums)
+    {
+        var scales = TLanes.Broadcast(scale);
+        for (int i = 0; i < tile; i++, logits += columns)
+        {
+            for (int j = count; j < columns; j++)
+                logits[j] = float.NegativeInfinity;
+            TVector max0 = TLanes.Load(logits), max1 = TLanes.Load(logits + TLanes.Count);
+            for (int j = 2 * TLanes.Count; j < columns; j += 2 * TLanes.Count)
+            {
+                max0 = TLanes.Max(max0, TLanes.Load(logits + j));
+                max1 = TLanes.Max(max1, TLanes.Load(logits + j + TLanes.Count));
+            }
+            var shift = TLanes.Broadcast(-scale * TLanes.MaxLane(TLanes.Max(max0, max1)));
+            TVector sum0 = TLanes.Broadcast(0), sum1 = sum0;
+            for (int j = 0; j < columns; j += 2 * TLanes.Count)
+            {
+                var e0 = TLanes.Exp2(TLanes.MultiplyAdd(TLanes.Load(logits + j), scales, shift));
+                var e1 = TLanes.Exp2(TLanes.MultiplyAdd(TLanes.Load(logits + j + TLanes.Count), scales, shift));
+                TLanes.Store(e0, logits + j);
+                TLanes.Store(e1, logits + j + TLanes.Count);
+                sum0 = TLanes.Add(sum0, e0);
+                sum1 = TLanes.Add(sum1, e1);
+            }
+            inverseSums[i] = 1 / TLanes.Sum(TLanes.Add(sum0, sum1));
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void AddColumns(float* exponentials, int tile, int columns, float* inverseSums, float* columnSums)
+    {
+        int step = 2 * TLanes.Count;
+        for (int j = 0; j < columns; j += step)
+        {
+            TVector sum0 = TLanes.Broadcast(0), sum1 = sum0;
+            float* e = exponentials + j;
+            for (int i = 0; i < tile; i++, e += columns)
+            {
+                var inverse = TLanes.Broadcast(inverseSums[i]);
+                sum0 = TLanes.MultiplyAdd(TLanes.Load(e), inverse, sum0);
+                sum1 = TLanes.MultiplyAdd(TLanes.Load(e + TLanes.Count), inverse, sum1);
+            }
+            TLanes.Store(TLanes.Add(TLanes.Load(columnSums + j), sum0), columnSums + j);
+            TLanes.Store(TLanes.Add(TLanes.Load(columnSums + j + TLanes.Count), sum1), columnSums + j + TLanes.Count);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+using System.Numerics.Tensors;
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using Compactor.Native.Compression;
+
+namespace Compactor.Native.Cpu;
+
+/// <summary>Loads rows of one head as dense float32, whatever their element type and strides, and notices NaN and infinity on the way.</summary>
+internal static unsafe class RowLoader<TLanes, TVector>
+    where TLanes : struct, ILanes<TVector>
+    where TVector : struct
+{
+    /// <summary>Loads <paramref name="count"/> rows from <paramref name="token"/> on into <paramref name="rows"/>, D floats each.</summary>
+    /// <returns>Whether every element is finite.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static bool Load(in TensorView view, int sequence, int sequenceStart, int token, int count, int head, float* rows)
+    {
+        int dim = view.Dim;
+        nint source = view.Row(sequence, sequenceStart, token, head);
+        nint stride = (nint)(view.TokenStride * view.ElementType.Size());
+        // x·0 is NaN exactly when x is not finite, and NaN survives the sum.
+        var zero = TLanes.Broadcast(0);
+        var finite = zero;
+        for (int i = 0; i < count; i++, source += stride, rows += dim)
+        {
+            switch (view.ElementType)
+            {
+                case ElementType.Float32:
+                    for (int d = 0; d < dim; d += TLanes.Count)
+                    {
+                        var x = TLanes.Load((float*)source + d);
+                        finite = TLanes.MultiplyAdd(x, zero, finite);
+                        TLanes.Store(x, rows + d);
+                    }
+                    continue;
+                case ElementType.Float16:
+                    TensorPrimitives.ConvertToSingle(new ReadOnlySpan<Half>((void*)source, dim), new Span<float>(rows, dim));
+                    break;
+                default:
+                    for (int d = 0; d < dim; d += 16)
+                    {
+                        var x = Vector256.Load((ushort*)source + d);
+                        (Vector256.WidenLower(x) << 16).AsSingle().Store(rows + d);
+                        (Vector256.WidenUpper(x) << 16).AsSingle().Store(rows + d + 8);
+                    }
+                    break;
+            }
+            for (int d = 0; d < dim; d += TLanes.Count)
+                finite = TLanes.MultiplyAdd(TLanes.Load(rows + d), zero, finite);
+        }
+        return TLanes.Sum(finite) == 0;
+    }
+
+    /// <summary>Undoes a rotation on loaded rows.</summary>
+    /// <param name="table">Rotation of every packed token.</param>
+    /// <param name="packedToken">Packed index of row 0.</param>
+    /// <param name="rows">Rows of <paramref name="dim"/> floats.</param>
+    /// <param name="count">Rows.</param>
+    /// <param name="dim">Head dimension D.</param>
+    public static void Unrotate(InverseRotation table, int packedToken, float* rows, int count, int dim)
+    {
+        int pairs = table.Pairs;
+        for (int i = 0; i < count; i++, rows += dim)
+        {
+            float* cos = table.Cos(packedToken + i), sin = cos + pairs;
+            if (table.Style == RotaryStyle.HalfRotation)
+                for (int p = 0; p < pairs; p++)
+                    (rows[p], rows[p + pairs]) = (cos[p] * rows[p] + sin[p] * rows[p + pairs], cos[p] * rows[p + pairs] - sin[p] * rows[p]);
+            else
+                for (int p = 0; p < pairs; p++)
+                    (rows[2 * p], rows[2 * p + 1]) = (cos[p] * rows[2 * p] + sin[p] * rows[2 * p + 1], cos[p] * rows[2 * p + 1] - sin[p] * rows[2 * p]);
+        }
+    }
+
+    /// <summary>Subtracts a mean from loaded rows.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Subtract(float* mean, float* rows, int count, int dim)
+    {
+        for (int i = 0; i < count; i++, rows += dim)
+            for (int d = 0; d < dim; d += TLanes.Count)
+                TLanes.Store(TLanes.Subtract(TLanes.Load(rows + d), TLanes.Load(mean + d)), rows + d);
+    }
+}

@@ -1,0 +1,139 @@
+using System.Runtime.InteropServices;
+using Compactor.Native.Compression;
+
+namespace Compactor.Native.Reference;
+
+/// <summary>
+/// The method in float64, one sequence and one head at a time, written to be read beside the paper (arXiv 2507.08143): the oracle that
+/// every other backend is tested against. Slow on purpose.
+/// </summary>
+public sealed class ReferenceBackend : KvBackend
+{
+    /// <inheritdoc/>
+    public override string Name => "reference";
+
+    /// <inheritdoc/>
+    public override string Description => "float64 reference";
+
+    /// <inheritdoc/>
+    public override BackendBuffer<T> Allocate<T>(long length) => new PinnedArray<T>(length);
+
+    /// <inheritdoc/>
+    public override void Leverage(LayerPlan plan, in TensorView keys, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage)
+    {
+        var options = plan.Options;
+        leverage.AsSpan().Clear();
+        for (int b = 0; b < plan.Shape.Sequences; b++)
+        {
+            var (first, end) = plan.ScoredTokens(b);
+            int chunk = options.LeverageChunk > 0 ? options.LeverageChunk : Math.Max(1, end - first);
+            for (int h = 0; h < plan.Shape.KvHeads; h++)
+            {
+                double[,] rows = ReferenceTensor.Rows(keys, plan.Shape, b, h);
+                if (undo is not null)
+                    ReferenceTensor.Unrotate(rows, undo, plan.Shape.CuSeqlens[b]);
+                for (int token = first; token < end; token += chunk)
+                {
+                    int count = Math.Min(chunk, end - token);
+                    double[] o = ReferenceLeverage.Scores(ReferenceTensor.Slice(rows, token, count), sketch.Of(b, h), sketch.Columns,
+                        options.Epsilon, options.CenterKeys);
+                    ReferenceTensor.Write(o, leverage, plan.Shape, b, token, h);
+                }
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void AttentionScores(LayerPlan plan, in TensorView query, in TensorView key, BufferView<float> attention)
+    {
+        var options = plan.Options;
+        int group = plan.Shape.Group;
+        attention.AsSpan().Clear();
+        for (int b = 0; b < plan.Shape.Sequences; b++)
+        {
+            var (first, end) = plan.ScoredTokens(b);
+            for (int h = 0; h < plan.Shape.KvHeads; h++)
+            {
+                double[,] keys = ReferenceTensor.Rows(key, plan.Shape, b, h);
+                var a = new double[end - first];
+                for (int g = 0; g < group; g++)
+                {
+                    double[,] queries = ReferenceTensor.Rows(query, plan.Shape, b, h * group + g);
+                    for (int token = first; token < end; token += options.AttentionChunk)
+                    {
+                        int count = Math.Min(options.AttentionChunk, end - token);
+                        double[] columnSums = ReferenceAttention.ColumnSums(ReferenceTensor.Slice(queries, token, count),
+                            ReferenceTensor.Slice(keys, token, count), options.AttentionScale);
+                        for (int j = 0; j < count; j++)
+                            a[token - first + j] += columnSums[j] / (options.GroupReduction == GroupReduction.Mean ? group : 1);
+                    }
+                }
+                ReferenceTensor.Write(a, attention, plan.Shape, b, first, h);
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public override FuseStatus Fuse(LayerPlan plan, BufferView<float>? leverage, BufferView<float>? attention, in TensorView value, BufferView<float> scores)
+    {
+        var status = default(FuseStatus);
+        for (int b = 0; b < plan.Shape.Sequences; b++)
+        {
+            double[,] fused = ReferenceFusion.Scores(plan, b, leverage, attention, value);
+            for (int t = 0; t < plan.Shape.LengthOf(b); t++)
+                for (int h = 0; h < plan.Shape.KvHeads; h++)
+                {
+                    if (!double.IsFinite(fused[t, h]))
+                    {
+                        status = status.NonFiniteScores == 0 ? new FuseStatus(1, b, t, h) : status with { NonFiniteScores = status.NonFiniteScores + 1 };
+                        fused[t, h] = float.MinValue;
+                    }
+                    scores.AsSpan()[(plan.Shape.CuSeqlens[b] + t) * plan.Shape.KvHeads + h] =
+                        plan.IsProtected(b, t) ? float.PositiveInfinity : (float)fused[t, h];
+                }
+        }
+        return status;
+    }
+
+    /// <inheritdoc/>
+    public override void Select(LayerPlan plan, BufferView<float> scores, BufferView<int> keptIndices, BufferView<int> keptOffsets)
+    {
+        int written = 0, segment = 0;
+        keptOffsets.AsSpan()[0] = 0;
+        for (int b = 0; b < plan.Shape.Sequences; b++)
+        {
+            bool[,] kept = ReferenceSelection.Kept(plan, b, scores.AsSpan());
+            for (int h = 0; h < plan.Shape.KvHeads; h++)
+            {
+                for (int t = 0; t < plan.Shape.LengthOf(b); t++)
+                    if (kept[t, h])
+                        keptIndices.AsSpan()[written++] = t;
+                keptOffsets.AsSpan()[++segment] = written;
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public override unsafe void Compact(LayerPlan plan, in TensorView source, BufferView<int> keptIndices, BufferView<int> keptOffsets, BufferView<byte> destination)
+    {
+        int rowBytes = source.Dim * source.ElementType.Size(), heads = plan.Shape.KvHeads;
+        for (int segment = 0; segment < plan.Shape.Sequences * heads; segment++)
+            for (int i = keptOffsets.AsSpan()[segment]; i < keptOffsets.AsSpan()[segment + 1]; i++)
+            {
+                nint row = source.Row(segment / heads, plan.Shape.CuSeqlens[segment / heads], keptIndices.AsSpan()[i], segment % heads);
+                new ReadOnlySpan<byte>((void*)row, rowBytes).CopyTo(destination.AsSpan().Slice(i * rowBytes, rowBytes));
+            }
+    }
+
+    /// <summary>Holds nothing.</summary>
+    public override void Dispose() { }
+
+    private sealed class PinnedArray<T>(long length) : BackendBuffer<T> where T : unmanaged
+    {
+        private readonly T[] _array = GC.AllocateArray<T>(checked((int)Math.Max(1, length)), pinned: true);
+
+        public override BufferView<T> View => new(Marshal.UnsafeAddrOfPinnedArrayElement(_array, 0), length);
+
+        public override void Dispose() { }
+    }
+}
