@@ -1,0 +1,46 @@
+using System.Runtime.InteropServices;
+
+namespace Compactor.Native.Tests.Support;
+
+/// <summary>Pinned arrays behind views, conversions and distances.</summary>
+internal static unsafe class Arrays
+{
+    /// <summary>Stores float values in an element type, in memory that stays in place.</summary>
+    public static byte[] Encode(ReadOnlySpan<float> values, ElementType type)
+    {
+        byte[] bytes = GC.AllocateUninitializedArray<byte>(Math.Max(1, values.Length * type.Size()), pinned: true);
+        for (int i = 0; i < values.Length; i++)
+            if (type == ElementType.Float32)
+                MemoryMarshal.Cast<byte, float>(bytes.AsSpan())[i] = values[i];
+            else if (type == ElementType.Float16)
+                MemoryMarshal.Cast<byte, Half>(bytes.AsSpan())[i] = (Half)values[i];
+            else
+                MemoryMarshal.Cast<byte, ushort>(bytes.AsSpan())[i] = (ushort)(RoundToBFloat16(values[i]) >> 16);
+        return bytes;
+    }
+
+    private static uint RoundToBFloat16(float value)
+    {
+        uint bits = BitConverter.SingleToUInt32Bits(value);
+        return float.IsFinite(value) ? bits + 0x7FFF + (bits >> 16 & 1) : bits;
+    }
+
+    public static nint Address(byte[] pinned) => Marshal.UnsafeAddrOfPinnedArrayElement(pinned, 0);
+
+    /// <summary>||a - b|| / ||b||.</summary>
+    public static double RelativeError(ReadOnlySpan<float> a, ReadOnlySpan<float> b)
+    {
+        Xunit.Assert.Equal(b.Length, a.Length);
+        double difference = 0, norm = 0;
+        for (int i = 0; i < a.Length; i++)
+        {
+            difference += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+            norm += (double)b[i] * b[i];
+        }
+        return Math.Sqrt(difference / Math.Max(norm, 1e-300));
+    }
+
+    public static float[] Copy(BackendBuffer<float>? buffer) => buffer!.View.AsSpan().ToArray();
+
+    public static int[] Copy(BackendBuffer<int> buffer) => buffer.View.AsSpan().ToArray();
+}
