@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
-using Compactor.Native.Compression;
 
 namespace Compactor.Cli;
 
@@ -20,16 +19,14 @@ internal sealed class BudgetOptions
         command.Add(_bytes);
     }
 
-    /// <summary>What is wrong with the combination, or null.</summary>
-    public string? Conflict(SymbolResult result)
+    /// <exception cref="UsageException">More than one of the options is given.</exception>
+    public FileBudget Read(SymbolResult result)
     {
-        string[] given = [.. new Option[] { _retention, _tokens, _bytes }.Where(o => result.GetResult(o) is { Implicit: false }).Select(o => o.Name)];
-        return given.Length > 1 ? $"{string.Join(" and ", given)} exclude each other; give one of them." : null;
+        string[] given = [.. new Option[] { _retention, _tokens, _bytes }.Where(option => result.GetResult(option) is not null).Select(option => option.Name)];
+        if (given.Length > 1)
+            throw new UsageException($"{string.Join(" and ", given)} exclude each other; give one of them.");
+        return result.GetValue(_bytes) is { } bytes ? FileBudget.WholeFile(bytes)
+            : result.GetValue(_tokens) is { } tokens ? FileBudget.Tokens(tokens)
+            : FileBudget.Retention(result.GetValue(_retention) ?? DefaultRetention);
     }
-
-    /// <summary>The budget, checked.</summary>
-    public FileBudget Read(SymbolResult result) =>
-        result.GetValue(_bytes) is { } bytes ? new FileBudget(Budget.Bytes(bytes), bytes)
-        : result.GetValue(_tokens) is { } tokens ? new FileBudget(Budget.Tokens(tokens), null)
-        : new FileBudget(Budget.Retention(result.GetValue(_retention) ?? DefaultRetention), null);
 }

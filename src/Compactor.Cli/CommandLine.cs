@@ -10,6 +10,8 @@ internal static class CommandLine
 {
     public const int Success = 0, Failure = 1, Usage = 2;
 
+    private const string SeeHelp = "See 'compactor --help' or 'compactor <command> --help'.";
+
     public static int Run(string[] args)
     {
         var verbose = new Option<bool>("--verbose") { Description = "On failure, print the stack trace.", Recursive = true };
@@ -17,6 +19,12 @@ internal static class CommandLine
         try
         {
             return Invoke(verbose, args);
+        }
+        catch (UsageException exception)
+        {
+            Fail(exception.Message, exception, shown);
+            Console.Error.WriteLine(SeeHelp);
+            return Usage;
         }
         catch (Exception exception) when (exception is CompactorException or IOException or UnauthorizedAccessException)
         {
@@ -43,7 +51,7 @@ internal static class CommandLine
             return parsed.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
         error.ShowHelp = false;
         parsed.Invoke(new InvocationConfiguration { Output = Console.Error, Error = Console.Error });
-        Console.Error.WriteLine("See 'compactor --help' or 'compactor <command> --help'.");
+        Console.Error.WriteLine(SeeHelp);
         return Usage;
     }
 

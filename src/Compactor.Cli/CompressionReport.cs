@@ -13,6 +13,8 @@ namespace Compactor.Cli;
 internal sealed record CompressionReport(
     CompressionSettings Settings, IReadOnlyList<LayerReport> Layers, string? Probes, IReadOnlyList<string> Notes, string Backend)
 {
+    private const int WidthOfStages = 150;
+
     private long Pairs => Layers.Sum(l => l.Pairs);
 
     private long KeptPairs => Layers.Sum(l => l.Plan.KeptPairs);
@@ -26,9 +28,11 @@ internal sealed record CompressionReport(
 
     public void Print(IAnsiConsole console)
     {
-        var table = new Table().RoundedBorder();
-        table.AddColumn("Layer");
-        foreach (string header in (string[])["(Token, head) pairs", "Bytes", "Leverage ms", "Attention ms", "Fuse ms", "Select ms", "Compact ms", "Error", "Random", "Recent"])
+        Console.WriteLine($"{Settings.Preset} preset, {Settings.Budget}{Protection()}; {Backend}");
+        bool narrow = console.Profile.Width < WidthOfStages;
+        string[] times = narrow ? ["Time ms"] : ["Leverage ms", "Attention ms", "Fuse ms", "Select ms", "Compact ms"];
+        var table = new Table().RoundedBorder().AddColumn("Layer");
+        foreach (string header in (string[])[narrow ? "Pairs" : "(Token, head) pairs", "Bytes", .. times, "Error", "Random", "Recent"])
             table.AddColumn(new TableColumn(header).RightAligned());
         foreach (var layer in Layers)
             Row(layer.Name.Length == 0 ? "-" : layer.Name.Replace("layers.", "", StringComparison.Ordinal), layer.Pairs, layer.Plan.KeptPairs, layer.Bytes, layer.KeptBytes,
@@ -44,13 +48,13 @@ internal sealed record CompressionReport(
             : $"Error: how far attention outputs move (relative L2, {Probes}), beside keeping as many pairs at random and as many most recent tokens.");
         Console.WriteLine(Summary());
 
-        void Row(string name, long pairs, long kept, long bytes, long keptBytes, StageTimes times, double? error, double? random, double? recent) =>
+        void Row(string name, long pairs, long kept, long bytes, long keptBytes, StageTimes stages, double? error, double? random, double? recent) =>
             table.AddRow(
             [
                 new Text(name),
                 new Text($"{Units.Count(pairs)} -> {Units.Count(kept)}"),
-                new Text($"{Units.Bytes(bytes)} -> {Units.Bytes(keptBytes)}"),
-                .. Stages(times).Select(stage => new Text(Units.Milliseconds(stage.Time))),
+                new Text(Units.Bytes(bytes, keptBytes)),
+                .. narrow ? [new Text(Units.Milliseconds(stages.Total))] : Stages(stages).Select(stage => new Text(Units.Milliseconds(stage.Time))),
                 new Text(Units.Percent(error)),
                 new Text(Units.Percent(random)),
                 new Text(Units.Percent(recent)),
@@ -67,6 +71,15 @@ internal sealed record CompressionReport(
             ? $"{line} Attention outputs move by {Units.Percent(error)} on average over layers; keeping random pairs would move them by {Units.Percent(Mean(e => e.Random))}, " +
               $"the most recent tokens by {Units.Percent(Mean(e => e.Recent))}."
             : line;
+    }
+
+    private string Protection()
+    {
+        var options = Settings.Options;
+        if (options.ProtectFirst == 0 && options.ProtectLast == 0)
+            return "";
+        string place = Settings.Budget.IsRetention && options.ProtectedBudget == ProtectedBudget.OnTop ? "on top of" : "within";
+        return $", {place} it the first {options.ProtectFirst} and last {options.ProtectLast} tokens of a sequence";
     }
 
     private StageTimes Sum() => new()

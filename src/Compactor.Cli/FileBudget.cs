@@ -2,15 +2,27 @@ using Compactor.Native.Compression;
 
 namespace Compactor.Cli;
 
-/// <summary>The budget of a whole file.</summary>
-/// <param name="Budget">The budget; of the whole file when it is in bytes, else of each sequence of each layer.</param>
-/// <param name="Bytes">Bytes of the whole file, when the budget is in bytes.</param>
-internal sealed record FileBudget(Budget Budget, long? Bytes)
+/// <summary>The budget of a whole file: the same for every sequence of every layer, or bytes to share between them.</summary>
+internal sealed class FileBudget
 {
-    /// <summary>Budgets of one layer's sequences.</summary>
-    public Budget[] Of(int layers, IReadOnlyList<int> cuSeqlens) => Bytes is { } bytes
-        ? Budget.SplitBytes(bytes, layers, cuSeqlens)
-        : [.. Enumerable.Repeat(Budget, cuSeqlens.Count - 1)];
+    private readonly Budget _budget;
+    private readonly long? _bytes;
 
-    public override string ToString() => Bytes is null ? Budget.ToString() : $"{Bytes} bytes";
+    private FileBudget(Budget budget, long? bytes = null, bool isRetention = false) => (_budget, _bytes, IsRetention) = (budget, bytes, isRetention);
+
+    /// <summary>Whether it is a share of the tokens, which protected tokens may come on top of.</summary>
+    public bool IsRetention { get; }
+
+    public static FileBudget Retention(double retention) => new(Budget.Retention(retention), isRetention: true);
+
+    public static FileBudget Tokens(int tokensPerHead) => new(Budget.Tokens(tokensPerHead));
+
+    public static FileBudget WholeFile(long bytes) => new(Budget.Bytes(bytes), bytes);
+
+    /// <summary>Budgets of one layer's sequences.</summary>
+    public Budget[] Of(int layers, IReadOnlyList<int> cuSeqlens) => _bytes is { } bytes
+        ? Budget.SplitBytes(bytes, layers, cuSeqlens)
+        : [.. Enumerable.Repeat(_budget, cuSeqlens.Count - 1)];
+
+    public override string ToString() => _budget.ToString();
 }

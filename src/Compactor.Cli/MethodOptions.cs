@@ -18,6 +18,9 @@ internal sealed class MethodOptions
 
     private readonly List<Field> _fields = [];
 
+    // Not a bool: the parser takes only true and false as the value of a bool option.
+    private enum Divisor { Biased, Unbiased }
+
     private sealed record Field(Option Option, Func<SymbolResult, CompressionOptions, CompressionOptions> Apply, Func<CompressionOptions, string> Show);
 
     public MethodOptions()
@@ -40,8 +43,9 @@ internal sealed class MethodOptions
         Choice("--value-norm", "Weight attention scores by the norm of the value.", o => o.WeightByValueNorm, (o, v) => o with { WeightByValueNorm = v }, yesNo);
         Number<int>("--pool", "Width of the mean pool over tokens: odd, 1 for none.", o => o.PoolWidth, (o, v) => o with { PoolWidth = v });
         Choice("--attention-scope", "What attention is normalised over.", o => o.AttentionScope, (o, v) => o with { AttentionScope = v }, scopes);
-        Choice("--std", "Whether deviations divide by n or by n - 1.", o => o.UnbiasedStandardDeviation, (o, v) => o with { UnbiasedStandardDeviation = v },
-            ("biased", false), ("unbiased", true));
+        Choice("--std", "Whether deviations divide by n or by n - 1.",
+            o => o.UnbiasedStandardDeviation ? Divisor.Unbiased : Divisor.Biased, (o, v) => o with { UnbiasedStandardDeviation = v == Divisor.Unbiased },
+            ("biased", Divisor.Biased), ("unbiased", Divisor.Unbiased));
         Number<double>("--std-floor", "Lower bound of a standard deviation.", o => o.StandardDeviationFloor, (o, v) => o with { StandardDeviationFloor = v }, "x");
         Add(ValueOption.Create<LeverageWeight>("--lambda", "Weight of leverage beside attention; auto is 1 - retention.", "x|auto", "a number or auto", ParseWeight),
             (o, v) => o with { LeverageWeight = v }, o => o.LeverageWeight.Fixed is { } weight ? Text(weight) : "auto");

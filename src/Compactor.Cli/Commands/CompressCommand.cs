@@ -31,34 +31,31 @@ internal static class CompressCommand
         foreach (Option option in (Option[])[theta, style, rotaryDim, layout, backend, threads, json])
             command.Add(option);
 
-        command.Validators.Add(result =>
-        {
-            if (result.Children.Any(child => child.Errors.Any()))
-                return;
-            if (budget.Conflict(result) is { } conflict)
-                result.AddError(conflict);
-            else
-                try
-                {
-                    Read(result);
-                }
-                catch (CompactorException exception)
-                {
-                    result.AddError(exception.Message);
-                }
-        });
         command.SetAction(parsed =>
         {
+            var settings = ReadChecked(parsed.CommandResult);
             if (parsed.GetValue(backend) == Backend.Cuda)
                 throw new CompactorException(CompactorStatus.Unsupported, "--backend is cuda, but this build has only the cpu backend; leave the option out or use --backend cpu.");
             string source = parsed.GetRequiredValue(input);
             string? target = parsed.GetValue(output);
             if (target is not null && SameFile(source, target))
                 throw new CompactorException(CompactorStatus.InvalidArgument, $"--out is '{target}', the input itself; name another file.");
-            CompressionSession.Execute(source, parsed.GetValue(layout) ?? KvLayout.PackedTokens, Read(parsed.CommandResult), target, parsed.GetValue(json));
+            CompressionSession.Execute(source, parsed.GetValue(layout) ?? KvLayout.PackedTokens, settings, target, parsed.GetValue(json));
             return CommandLine.Success;
         });
         return command;
+
+        CompressionSettings ReadChecked(SymbolResult result)
+        {
+            try
+            {
+                return Read(result);
+            }
+            catch (CompactorException exception)
+            {
+                throw new UsageException(exception.Message, exception);
+            }
+        }
 
         CompressionSettings Read(SymbolResult result)
         {
@@ -66,10 +63,10 @@ internal static class CompressCommand
             if (result.GetValue(theta) is { } x)
                 RotaryEmbedding.FromTheta(x, result.GetValue(rotaryDim) ?? LayerShape.MaxHeadDim);
             else if (result.GetValue(rotaryDim) is not null)
-                throw new CompactorException(CompactorStatus.InvalidArgument, "--rotary-dim describes the rotation of --rope-theta; give that too.");
+                throw new UsageException("--rotary-dim describes the rotation of --rope-theta; give that too.");
             int threadCount = result.GetValue(threads) ?? 0;
             if (threadCount < 0)
-                throw new CompactorException(CompactorStatus.InvalidArgument, $"--threads is {threadCount}; use 1 or more, or 0 for all cores.");
+                throw new UsageException($"--threads is {threadCount}; use 1 or more, or 0 for all cores.");
             return new CompressionSettings
             {
                 Preset = method.Preset(result),

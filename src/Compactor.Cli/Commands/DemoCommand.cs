@@ -25,7 +25,7 @@ internal static class DemoCommand
                 Preset = "paper",
                 Options = CompressionPresets.Paper,
                 Describe = new MethodOptions().Describe,
-                Budget = new FileBudget(Budget.Retention(0.5), null),
+                Budget = FileBudget.Retention(0.5),
             };
             CompressionSession.Execute(Path.Combine(AppContext.BaseDirectory, "Demo", "mixed.safetensors"), KvLayout.PackedTokens, settings, null, asJson);
             return CommandLine.Success;
