@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds everything and runs all tests. --full adds the long stress runs. The last line is `N passed, N failed, N skipped`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+explicit=off
+case "${1:-}" in
+  '') ;;
+  --full) explicit=on ;;
+  *) echo "tests/run.sh: unknown option '$1'; use --full or nothing" >&2; exit 2 ;;
+esac
+
+command -v dotnet >/dev/null || { echo "tests/run.sh: the .NET SDK (10.0) is not on PATH; install it first" >&2; exit 1; }
+export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1
+dotnet build -c Release --nologo -v quiet Compactor.Native.sln
+
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+passed=0 failed=0 skipped=0 status=0
+for project in tests/*.Tests; do
+  name=$(basename "$project")
+  echo "== $name"
+  "$project/bin/Release/net10.0/$name" --progress off --no-ansi --explicit "$explicit" >"$results/$name" 2>&1 || status=$?
+  grep -v '^Ok, passed' "$results/$name" || true
+  count() { sed -n "s/^ *$1: *\([0-9][0-9]*\)$/\1/p" "$results/$name" | tail -n 1; }
+  if [ -z "$(count total)" ]; then
+    echo "tests/run.sh: $name ended without a summary" >&2
+    failed=$((failed + 1)) status=1
+    continue
+  fi
+  passed=$((passed + $(count succeeded))) failed=$((failed + $(count failed))) skipped=$((skipped + $(count skipped)))
+done
+[ "$failed" -eq 0 ] || status=1
+echo "$passed passed, $failed failed, $skipped skipped"
+exit "$status"
