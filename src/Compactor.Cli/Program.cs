@@ -1,1 +1,3 @@
-return 2;
+using Compactor.Cli;
+
+return CommandLine.Run(args);

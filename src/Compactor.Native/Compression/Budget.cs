@@ -54,14 +54,22 @@ public readonly record struct Budget
     /// <param name="bytesPerPair">Bytes of one token's key and value in one head.</param>
     /// <returns>A count from 0 to N·Hkv; a multiple of Hkv in head and token scope.</returns>
     /// <exception cref="CompactorException">A byte budget, or a token budget with a minimum a head, that cannot be met.</exception>
-    public long Count(CompressionOptions options, int tokens, int kvHeads, long bytesPerPair)
+    public long Count(CompressionOptions options, int tokens, int kvHeads, long bytesPerPair) =>
+        Count(options, tokens, kvHeads, bytesPerPair, out _);
+
+    /// <param name="options">Rounding rule, protection, scope and minimum.</param>
+    /// <param name="tokens">Tokens N of the sequence.</param>
+    /// <param name="kvHeads">KV heads Hkv.</param>
+    /// <param name="bytesPerPair">Bytes of one token's key and value in one head.</param>
+    /// <param name="requested">The count before it is raised to the protected or minimum pairs, from 0 to N·Hkv.</param>
+    internal long Count(CompressionOptions options, int tokens, int kvHeads, long bytesPerPair, out long requested)
     {
         const double slack = 1e-9;
         long all = (long)tokens * kvHeads;
         int protectedTokens = (int)Math.Min(tokens, (long)options.ProtectFirst + options.ProtectLast);
         long floor = (long)Math.Max(protectedTokens, Math.Min(tokens, options.MinTokensPerHead)) * kvHeads;
         if (KeepsEverything)
-            return all;
+            return requested = all;
 
         // One competition has `heads` heads in it; equal-length scopes count one head and multiply.
         int heads = options.SelectionScope == SelectionScope.Sequence ? kvHeads : 1;
@@ -95,7 +103,33 @@ public readonly record struct Budget
                         $"which take {floor * bytesPerPair} bytes; raise the budget, or lower the protected or minimum token counts.");
                 break;
         }
+        requested = Math.Clamp(count, 0, all);
         return protectedTokens == tokens ? all : Math.Clamp(Math.Max(count, floor), 0, all);
+    }
+
+    /// <summary>
+    /// Shares a byte budget of a whole cache: evenly over its layers, and within a layer over the sequences in proportion to their
+    /// lengths, rounded down, so that the sum never exceeds it.
+    /// </summary>
+    /// <param name="bytes">Bytes of keys and values of all layers and sequences together.</param>
+    /// <param name="layers">Layers, 1 or more.</param>
+    /// <param name="cuSeqlens"><c>[B+1]</c> packed offsets of the sequences.</param>
+    /// <returns><c>[B]</c> budgets of one layer.</returns>
+    /// <exception cref="CompactorException">A sequence's share is below 1 byte.</exception>
+    public static Budget[] SplitBytes(long bytes, int layers, IReadOnlyList<int> cuSeqlens)
+    {
+        var budgets = new Budget[cuSeqlens.Count - 1];
+        long layer = bytes / layers;
+        for (int b = 0; b < budgets.Length; b++)
+        {
+            int length = cuSeqlens[b + 1] - cuSeqlens[b];
+            long share = length == 0 ? 1 : (long)((Int128)layer * length / cuSeqlens[^1]);
+            if (share < 1)
+                throw new CompactorException(CompactorStatus.BudgetNotMet,
+                    $"A budget of {bytes} bytes over {layers} layers leaves nothing for sequence {b} of {length} tokens; raise it.");
+            budgets[b] = Bytes(share);
+        }
+        return budgets;
     }
 
     private static long RoundHalfToEven(double value, double slack)

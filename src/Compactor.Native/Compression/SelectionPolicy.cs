@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Compactor.Native.Compression.Policies;
 
 namespace Compactor.Native.Compression;
 
@@ -15,6 +16,13 @@ public abstract class SelectionPolicy
 
     /// <summary>Non-causal attention alone; needs queries.</summary>
     public static SelectionPolicy AttentionOnly { get; } = new CompactorPolicy("attention", useLeverage: false, useAttention: true);
+
+    /// <summary>Baseline: pairs at random.</summary>
+    /// <param name="seed">Seed of the scores.</param>
+    public static SelectionPolicy Random(ulong seed) => new RandomPolicy(seed);
+
+    /// <summary>Baseline: the last tokens.</summary>
+    public static SelectionPolicy Recent { get; } = new RecentPolicy();
 
     /// <summary>The name people see.</summary>
     public abstract string Name { get; }

@@ -1,0 +1,91 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using Compactor.Native;
+using Compactor.Native.Compression;
+using Compactor.Native.Io;
+
+namespace Compactor.Cli.Commands;
+
+/// <summary><c>compactor compress</c>: scores, selects and compacts the cache in a file.</summary>
+internal static class CompressCommand
+{
+    private enum Backend { Cpu, Cuda }
+
+    public static Command Create()
+    {
+        var input = new Argument<string>("in") { Description = "A safetensors file with layers.{i}.key, .value, .key_pre_rope and .query, or one layer without the prefix." };
+        var output = new Option<string?>("--out") { Description = "Safetensors file for scores, kept indices and survivors; none is written without it.", HelpName = "out" };
+        var json = new Option<bool>("--json") { Description = "Print one JSON document instead of a table." };
+        var budget = new BudgetOptions();
+        var method = new MethodOptions();
+        var theta = ValueOption.Number<double>("--rope-theta", "RoPE base, to undo the rotation of keys when the file has none from before it.", "x");
+        var style = ValueOption.Choice("--rope-style", "How RoPE pairs dimensions. [default: half]", ("half", RotaryStyle.HalfRotation), ("interleaved", RotaryStyle.Interleaved));
+        var rotaryDim = ValueOption.Number<int>("--rotary-dim", "Rotated dimensions at the start of a head. [default: all]");
+        var layout = ValueOption.Choice("--layout", "Order of dimensions: packed [tokens, heads, dim] or [batch, heads, tokens, dim]. [default: nhd]", ("nhd", KvLayout.PackedTokens), ("bhsd", KvLayout.BatchHeadSequence));
+        var backend = ValueOption.Choice("--backend", "What computes. [default: cpu]", ("cpu", Backend.Cpu), ("cuda", Backend.Cuda));
+        var threads = ValueOption.Number<int>("--threads", "Threads; 0 for all cores. Results do not depend on it. [default: 0]");
+
+        var command = new Command("compress", "Compresses the KV cache in a file and shows what was kept and at what cost.") { input, output };
+        budget.AddTo(command);
+        method.AddTo(command);
+        foreach (Option option in (Option[])[theta, style, rotaryDim, layout, backend, threads, json])
+            command.Add(option);
+
+        command.SetAction(parsed =>
+        {
+            var settings = ReadChecked(parsed.CommandResult);
+            if (parsed.GetValue(backend) == Backend.Cuda)
+                throw new CompactorException(CompactorStatus.Unsupported, "--backend is cuda, but this build has only the cpu backend; leave the option out or use --backend cpu.");
+            string source = parsed.GetRequiredValue(input);
+            string? target = parsed.GetValue(output);
+            if (target is not null && SameFile(source, target))
+                throw new CompactorException(CompactorStatus.InvalidArgument, $"--out is '{target}', the input itself; name another file.");
+            CompressionSession.Execute(source, parsed.GetValue(layout) ?? KvLayout.PackedTokens, settings, target, parsed.GetValue(json));
+            return CommandLine.Success;
+        });
+        return command;
+
+        CompressionSettings ReadChecked(SymbolResult result)
+        {
+            try
+            {
+                return Read(result);
+            }
+            catch (CompactorException exception)
+            {
+                throw new UsageException(exception.Message, exception);
+            }
+        }
+
+        CompressionSettings Read(SymbolResult result)
+        {
+            var options = method.Read(result);
+            if (result.GetValue(theta) is { } x)
+                RotaryEmbedding.FromTheta(x, result.GetValue(rotaryDim) ?? LayerShape.MaxHeadDim);
+            else if (result.GetValue(rotaryDim) is not null)
+                throw new UsageException("--rotary-dim describes the rotation of --rope-theta; give that too.");
+            int threadCount = result.GetValue(threads) ?? 0;
+            if (threadCount < 0)
+                throw new UsageException($"--threads is {threadCount}; use 1 or more, or 0 for all cores.");
+            return new CompressionSettings
+            {
+                Preset = method.Preset(result),
+                Options = options,
+                Describe = method.Describe,
+                Budget = budget.Read(result),
+                RopeTheta = result.GetValue(theta),
+                RotaryStyle = result.GetValue(style) ?? RotaryStyle.HalfRotation,
+                RotaryDim = result.GetValue(rotaryDim),
+                Threads = threadCount,
+            };
+        }
+    }
+
+    private static bool SameFile(string a, string b) => Resolve(a) == Resolve(b);
+
+    private static string Resolve(string path)
+    {
+        string full = Path.GetFullPath(path);
+        return File.Exists(full) ? File.ResolveLinkTarget(full, returnFinalTarget: true)?.FullName ?? full : full;
+    }
+}

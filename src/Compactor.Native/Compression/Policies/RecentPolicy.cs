@@ -1,0 +1,22 @@
+using System.Diagnostics;
+
+namespace Compactor.Native.Compression.Policies;
+
+/// <summary>Baseline: a token's score is its index in its sequence, so that the last tokens are kept. Writes scores through host memory.</summary>
+public sealed class RecentPolicy : SelectionPolicy
+{
+    /// <inheritdoc/>
+    public override string Name => "recent";
+
+    /// <inheritdoc/>
+    public override void Score(KvBackend backend, LayerPlan plan, LayerInputs inputs, Sketch? sketch, LayerSelection selection)
+    {
+        long start = Stopwatch.GetTimestamp();
+        var shape = plan.Shape;
+        var scores = selection.NewFused().AsSpan();
+        for (int b = 0; b < shape.Sequences; b++)
+            for (int t = 0; t < shape.LengthOf(b); t++)
+                scores.Slice((shape.CuSeqlens[b] + t) * shape.KvHeads, shape.KvHeads).Fill(t);
+        selection.Times.Fuse = Stopwatch.GetElapsedTime(start);
+    }
+}

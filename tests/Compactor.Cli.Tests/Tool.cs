@@ -1,0 +1,58 @@
+using System.Diagnostics;
+using System.Text.Json;
+using Xunit;
+
+namespace Compactor.Cli.Tests;
+
+/// <summary>The built tool, run as a process; <c>COMPACTOR_TOOL</c> names a published executable to test instead.</summary>
+internal static class Tool
+{
+    public sealed record Result(int ExitCode, string Output, string Error)
+    {
+        /// <summary>Standard output as the one JSON document it must be.</summary>
+        public JsonElement Json
+        {
+            get
+            {
+                Assert.True(ExitCode == 0, Error);
+                using var document = JsonDocument.Parse(Output);
+                return document.RootElement.Clone();
+            }
+        }
+
+        /// <summary>A failure with one line on standard error and nothing on standard output.</summary>
+        public void FailsWith(int exitCode, params string[] mentions)
+        {
+            Assert.Equal(exitCode, ExitCode);
+            Assert.Empty(Output);
+            foreach (string mention in mentions)
+                Assert.Contains(mention, Error, StringComparison.Ordinal);
+            Assert.DoesNotContain("   at ", Error, StringComparison.Ordinal);
+            Assert.DoesNotContain("internal error", Error, StringComparison.Ordinal);
+            if (exitCode == 1)
+                Assert.Single(Error.Split('\n', StringSplitOptions.RemoveEmptyEntries));
+        }
+    }
+
+    public static Result Run(params string[] arguments) => Run([], arguments);
+
+    public static Result Run((string Name, string Value)[] variables, string[] arguments)
+    {
+        string? published = Environment.GetEnvironmentVariable("COMPACTOR_TOOL");
+        var start = new ProcessStartInfo(published ?? "dotnet") { RedirectStandardOutput = true, RedirectStandardError = true };
+        if (published is null)
+        {
+            start.ArgumentList.Add("exec");
+            start.ArgumentList.Add(Path.Combine(AppContext.BaseDirectory, "compactor.dll"));
+        }
+        foreach (string argument in arguments)
+            start.ArgumentList.Add(argument);
+        foreach (var (name, value) in variables)
+            start.Environment[name] = value;
+        using var process = Process.Start(start)!;
+        var error = process.StandardError.ReadToEndAsync();
+        string output = process.StandardOutput.ReadToEnd();
+        process.WaitForExit();
+        return new Result(process.ExitCode, output, error.Result);
+    }
+}

@@ -1,0 +1,51 @@
+using Compactor.Native.Compression;
+using Xunit;
+
+namespace Compactor.Native.Tests.Compression;
+
+public class LayerPlanTests
+{
+    private static readonly LayerShape s_shape = new([0, 100, 100, 400], 2, 2, 32, ElementType.Float16);
+
+    [Fact]
+    public void Without_protection_the_counts_stay()
+    {
+        var plan = new LayerPlan(s_shape, CompressionPresets.CompactorVllm, Budget.Retention(0.5));
+        var baseline = plan.WithoutProtection();
+        Assert.True(plan.IsProtected(2, 0));
+        Assert.False(baseline.IsProtected(2, 0));
+        Assert.Equal(plan.KeptPairs, baseline.KeptPairs);
+        for (int b = 0; b < s_shape.Sequences; b++)
+            Assert.Equal(plan.KeptPairsOf(b), baseline.KeptPairsOf(b));
+        Assert.Equal(plan.Options.SelectionScope, baseline.Options.SelectionScope);
+    }
+
+    [Fact]
+    public void A_raised_budget_shows_what_was_asked_for()
+    {
+        var plan = new LayerPlan(s_shape, CompressionPresets.CompactorVllm, Budget.Tokens(50));
+        Assert.Equal(160, plan.KeptPairsOf(0));
+        Assert.Equal(100, plan.RequestedPairsOf(0));
+        Assert.Equal(0, plan.KeptPairsOf(1));
+    }
+
+    [Fact]
+    public void Bytes_are_shared_over_layers_and_sequences_by_length_and_never_exceeded()
+    {
+        var budgets = Budget.SplitBytes(100_000, 3, s_shape.CuSeqlens);
+        var plan = new LayerPlan(s_shape, CompressionPresets.Paper, budgets);
+        Assert.True(3 * plan.KeptPairs * s_shape.BytesPerPair <= 100_000);
+        Assert.True(3 * (plan.KeptPairs + 2) * s_shape.BytesPerPair > 100_000);
+        Assert.Equal(0, plan.KeptPairsOf(1));
+        Assert.InRange(plan.KeptPairsOf(2), 3 * plan.KeptPairsOf(0), 3 * plan.KeptPairsOf(0) + 3);
+    }
+
+    [Fact]
+    public void Bytes_that_leave_nothing_for_a_sequence_are_refused() =>
+        Assert.Equal(CompactorStatus.BudgetNotMet, Assert.Throws<CompactorException>(() => Budget.SplitBytes(5, 3, s_shape.CuSeqlens)).Status);
+
+    [Fact]
+    public void One_budget_a_sequence_is_needed() =>
+        Assert.Contains("2 budgets for 3 sequences",
+            Assert.Throws<CompactorException>(() => new LayerPlan(s_shape, CompressionPresets.Paper, [Budget.Tokens(30), Budget.Tokens(30)])).Message);
+}
