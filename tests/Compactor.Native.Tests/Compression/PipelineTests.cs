@@ -185,7 +185,7 @@ public class PipelineTests
 
     [Theory(Explicit = true)]
     [MemberData(nameof(All))]
-    public void Any_head_dimension_length_and_group_runs_at_length(string backendName) => RunAnything(backendName, backendName == "reference" ? 100 : 3000, 9);
+    public void Any_head_dimension_length_and_group_runs_at_length(string backendName) => RunAnything(backendName, backendName == "reference" ? 60 : 600, 9);
 
     [Theory(Explicit = true)]
     [InlineData(40_000, ElementType.BFloat16)]
