@@ -13,6 +13,9 @@ namespace Compactor.Bench;
 /// </summary>
 internal static class PeerComparison
 {
+    /// <summary>Untimed runs of ours: the JIT replaces its first, quick code only after some calls. The peer's tuning warms it up.</summary>
+    private const int WarmUps = 20;
+
     public static int Run(int tokens, int pairs, int threads, string python, string? json)
     {
         if (!PyTorchPeer.IsInstalled(python))
@@ -40,7 +43,7 @@ internal static class PeerComparison
             Console.WriteLine($"peer: PyTorch {tuned.GetProperty("torch")}, {tuned.GetProperty("threads")} thread(s), {tuned.GetProperty("variant")} over {tuned.GetProperty("chunks_at_once")} chunk(s) at once: the fastest of {tuned.GetProperty("timings").GetArrayLength()} timed");
 
             float[] ours = [];
-            for (int warmUp = 0; warmUp < 3; warmUp++)
+            for (int warmUp = 0; warmUp < WarmUps; warmUp++)
                 ours = Time(backend, plan, layer, sketch, new StageTimes()).Scores;
             peer.Ask("scores");
             double error = RelativeError(ours, ReadFloats(Path.Combine(folder.FullName, "peer_scores.bin")));

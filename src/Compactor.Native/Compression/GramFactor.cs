@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Compactor.Native.Compression;
 
 /// <summary>
@@ -36,6 +38,7 @@ public static class GramFactor
         return null;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static bool Cholesky(ReadOnlySpan<double> gram, int k, double eps, Span<double> l)
     {
         for (int i = 0; i < k; i++)
@@ -54,6 +57,7 @@ public static class GramFactor
         return true;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void InvertLower(ReadOnlySpan<double> l, int k, Span<double> inverse)
     {
         inverse.Clear();

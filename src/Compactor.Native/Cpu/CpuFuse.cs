@@ -1,4 +1,5 @@
 using System.Numerics.Tensors;
+using System.Runtime.CompilerServices;
 using Compactor.Native.Compression;
 
 namespace Compactor.Native.Cpu;
@@ -84,6 +85,7 @@ internal static unsafe class CpuFuse<TLanes, TVector>
     }
 
     /// <summary>Mean and 1/std of finite elements; 1/std is 0 where they are constant to float32's resolution.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static (double Mean, double Inverse) Statistics(ReadOnlySpan<float> x, int from, int to, int stride, CompressionOptions options)
     {
         double sum = 0, largest = 0;
@@ -103,6 +105,7 @@ internal static unsafe class CpuFuse<TLanes, TVector>
         return (mean, std > largest / 65536 ? 1 / Math.Max(std, options.StandardDeviationFloor) : 0);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Protect(LayerPlan plan, int b, Span<float> fused, ref FuseStatus status)
     {
         int heads = plan.Shape.KvHeads;

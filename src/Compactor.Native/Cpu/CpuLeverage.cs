@@ -14,7 +14,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
     where TLanes : struct, ILanes<TVector>
     where TVector : struct
 {
-    private const int MaxBlocks = 64, MinBlockRows = 512, GramRun = 128;
+    private const int MaxBlocks = 64, BlockRows = 512, GramRun = 128;
 
     /// <summary>Rows converted at once: a multiple of the tile height.</summary>
     private const int LoadTile = 8 * MatrixTile<TLanes, TVector>.Rows;
@@ -87,25 +87,24 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
 
         public void WholeSequence(int b, int first, int end)
         {
-            int length = end - first, blocks = Math.Clamp((length + MinBlockRows - 1) / MinBlockRows, 1, MaxBlocks);
+            int length = end - first, blocks = Math.Clamp((length + BlockRows - 1) / BlockRows, 1, MaxBlocks);
             int blockRows = (length + blocks - 1) / blocks;
             blocks = (length + blockRows - 1) / blockRows;
-            bool keep = SketchFloats(length + blocks * MatrixTile<TLanes, TVector>.Rows) * _heads * sizeof(float) <= MaxKeptSketchBytes;
-            int xRows = keep ? blockRows : MinBlockRows;
-            long xFloats = SketchFloats(xRows);
 
             using var sums = workers.Rent((long)_heads * blocks * _dim * sizeof(double));
             using var means = workers.Rent((long)_heads * _dim * sizeof(float));
             using var grams = workers.Rent((long)_heads * blocks * _k * _k * sizeof(double));
             using var solves = workers.Rent((long)_heads * _k * _columns * sizeof(float));
+            long xFloats = SketchFloats(blockRows);
+            bool keep = blockRows <= BlockRows && xFloats * _heads * blocks * sizeof(float) <= MaxKeptSketchBytes;
             using var kept = workers.Rent(keep ? xFloats * _heads * blocks * sizeof(float) : 0);
+            float* keptX = (float*)kept.Address;
             double* sum = (double*)sums.Address, gram = (double*)grams.Address;
-            float* mean = (float*)means.Address, solve = (float*)solves.Address, keptX = (float*)kept.Address;
-            long tileBytes = LoadTile * (long)(_dim + _columns) * sizeof(float);
-            long sketchBytes = (PanelFloats + GramFloats + (keep ? 0 : xFloats)) * sizeof(float);
+            float* mean = (float*)means.Address, solve = (float*)solves.Address;
+            long floats = LoadTile * (long)(_dim + _columns) + PanelFloats + GramFloats + SketchFloats(BlockRows);
 
             if (plan.Options.CenterKeys)
-                workers.Run(_heads * blocks, tileBytes, (item, scratch) =>
+                workers.Run(_heads * blocks, floats * sizeof(float), (item, scratch) =>
                 {
                     int head = item / blocks, token = first + item % blocks * blockRows;
                     new Span<double>(sum + (long)item * _dim, _dim).Clear();
@@ -117,13 +116,11 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                 if (!plan.Options.CenterKeys)
                     new Span<double>(total, _dim).Clear();
                 else
-                    for (int i = 1; i < blocks; i++)
-                        for (int d = 0; d < _dim; d++)
-                            total[d] += total[(long)i * _dim + d];
+                    AddParts(total, blocks, _dim);
                 Mean(total, length, mean + head * _dim);
             }
 
-            workers.Run(_heads * blocks, tileBytes + sketchBytes, (item, scratch) =>
+            workers.Run(_heads * blocks, floats * sizeof(float), (item, scratch) =>
             {
                 int head = item / blocks, token = first + item % blocks * blockRows, rows = Math.Min(blockRows, end - token);
                 float* tile = (float*)scratch, panels = tile + LoadTile * (long)(_dim + _columns), run = panels + PanelFloats;
@@ -131,9 +128,9 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                 double* partial = gram + (long)item * _k * _k;
                 PackSketch(sketch.Of(b, head), panels);
                 new Span<double>(partial, _k * _k).Clear();
-                for (int i = 0; i < rows; i += xRows)
+                for (int i = 0; i < rows; i += BlockRows)
                 {
-                    int here = Math.Min(xRows, rows - i);
+                    int here = Math.Min(BlockRows, rows - i);
                     SketchRows(b, token + i, here, head, mean + head * _dim, panels, tile, x);
                     AddGram(x, here, run, partial);
                 }
@@ -141,28 +138,35 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
             workers.Run(_heads, (long)_k * _k * sizeof(double), (head, scratch) =>
             {
                 double* total = gram + (long)head * blocks * _k * _k;
-                for (int i = 1; i < blocks; i++)
-                    for (int e = 0; e < _k * _k; e++)
-                        total[e] += total[(long)i * _k * _k + e];
+                AddParts(total, blocks, _k * _k);
                 Factor(b, head, total, (double*)scratch, solve + (long)head * _k * _columns);
             });
             if (FailedHead is not null)
                 return;
-            workers.Run(_heads * blocks, tileBytes + sketchBytes, (item, scratch) =>
+            workers.Run(_heads * blocks, floats * sizeof(float), (item, scratch) =>
             {
                 int head = item / blocks, token = first + item % blocks * blockRows, rows = Math.Min(blockRows, end - token);
                 float* tile = (float*)scratch, solved = tile + LoadTile * _dim, panels = solved + (long)LoadTile * _columns;
-                float* x = keep ? keptX + item * xFloats : panels + PanelFloats + GramFloats;
+                float* x = keep ? keptX + item * xFloats : panels + PanelFloats;
                 if (!keep)
                     PackSketch(sketch.Of(b, head), panels);
-                for (int i = 0; i < rows; i += xRows)
+                for (int i = 0; i < rows; i += BlockRows)
                 {
-                    int here = Math.Min(xRows, rows - i);
+                    int here = Math.Min(BlockRows, rows - i);
                     if (!keep)
                         SketchRows(b, token + i, here, head, mean + head * _dim, panels, tile, x);
                     Score(x, here, solve + (long)head * _k * _columns, solved, Output(b, token + i, head));
                 }
             });
+        }
+
+        /// <summary>Adds parts 1 to <paramref name="parts"/> - 1 to part 0, in order.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private static void AddParts(double* total, int parts, int length)
+        {
+            for (int i = 1; i < parts; i++)
+                for (int e = 0; e < length; e++)
+                    total[e] += total[(long)i * length + e];
         }
 
         private float* Output(int b, int token, int head) => leverage + (long)(plan.Shape.CuSeqlens[b] + token) * _heads + head;
@@ -254,6 +258,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         }
 
         /// <summary>Factorises; <paramref name="solve"/> [k, columns] receives <c>L⁻ᵀ</c>, so that <c>y = x·solve</c>.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private bool Factor(int b, int head, double* gram, double* inverse, float* solve)
         {
             if (GramFactor.InvertFactor(new ReadOnlySpan<double>(gram, _k * _k), _k, plan.Options.Epsilon, new Span<double>(inverse, _k * _k)) is null)

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Compactor.Native.Compression;
 
 namespace Compactor.Native.Cpu;
@@ -83,6 +84,7 @@ internal static unsafe class CpuSelect
     }
 
     /// <summary>Replaces keys by <see cref="Kept"/> or <see cref="Dropped"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void MarkTop(Span<uint> keys, int first, int stride, long count)
     {
         var (threshold, ties) = Threshold(keys, first, stride, count);
@@ -91,6 +93,7 @@ internal static unsafe class CpuSelect
     }
 
     /// <summary>The key of rank <paramref name="count"/> and how many pairs of that key belong to the best <paramref name="count"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static (uint Threshold, long Ties) Threshold(ReadOnlySpan<uint> keys, int first, int stride, long count)
     {
         if (count == 0)
