@@ -69,8 +69,43 @@ public abstract class KvBackend : IDisposable
     /// <param name="destination">Receives <c>[kept pairs, D]</c> in the source's element type, as bytes.</param>
     public abstract void Compact(LayerPlan plan, in TensorView source, BufferView<int> keptIndices, BufferView<int> keptOffsets, BufferView<byte> destination);
 
+    /// <summary>
+    /// Attention of one new query token a sequence over the slots its heads hold: <c>out = softmax(scale·q·k)·V</c>. Heads may hold different numbers.
+    /// </summary>
+    /// <param name="cache">Keys and values.</param>
+    /// <param name="query">Queries after RoPE, <c>[B, Hq, D]</c>.</param>
+    /// <param name="kvHeads">KV heads Hkv, which divide Hq.</param>
+    /// <param name="tables">Block tables and lengths.</param>
+    /// <param name="options">Scale and cap.</param>
+    /// <param name="output">Receives <c>[B, Hq, D]</c>; zeros for heads that hold nothing.</param>
+    /// <param name="logSumExp">Receives <c>[B, Hq]</c> natural log-sum-exp of the logits, to merge with other parts; or null.</param>
+    /// <exception cref="CompactorException">Shapes do not fit each other.</exception>
+    public abstract void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+        BufferView<float> output, BufferView<float>? logSumExp = null);
+
     /// <summary>Releases what the backend holds.</summary>
     public abstract void Dispose();
+
+    /// <summary>Checks the shapes of a decode attention call against each other.</summary>
+    /// <exception cref="CompactorException">They do not fit; the message names what.</exception>
+    private protected static void CheckDecode(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+        BufferView<float> output, BufferView<float>? logSumExp)
+    {
+        options.Validate();
+        if (cache.BlockSize < 1)
+            throw CompactorException.Argument($"The block size is {cache.BlockSize}; use 1 or more slots.");
+        _ = new LayerShape([0, query.Tokens], query.Heads, kvHeads, cache.Dim, cache.ElementType);
+        if (query.Heads == 0 || query.Dim != cache.Dim)
+            throw CompactorException.Argument($"Queries are [{query.Tokens}, {query.Heads}, {query.Dim}] (sequences, heads, dim); the cache has dimension {cache.Dim} and {kvHeads} KV heads.");
+        long rows = tables.Lengths.Length;
+        if (rows != query.Tokens && rows != (long)query.Tokens * kvHeads)
+            throw CompactorException.Argument($"There are {rows} lengths for {query.Tokens} sequences of {kvHeads} KV heads; give one a (sequence, head), or one a sequence.");
+        if (tables.RowStride < 0 || tables.Tables.Length < rows * tables.RowStride)
+            throw CompactorException.Argument($"Block tables hold {tables.Tables.Length} entries; {rows} rows of {tables.RowStride} take {rows * tables.RowStride}.");
+        long heads = (long)query.Tokens * query.Heads;
+        if (output.Length != heads * query.Dim || (logSumExp is { } lse && lse.Length != heads))
+            throw CompactorException.Argument($"The output holds {output.Length} floats and the log-sum-exp {logSumExp?.Length ?? heads}; they take {heads * query.Dim} and {heads}.");
+    }
 }
 
 /// <summary>What fusing found.</summary>

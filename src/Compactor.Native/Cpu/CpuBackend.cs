@@ -136,6 +136,22 @@ public sealed unsafe class CpuBackend : KvBackend
         });
     }
 
+    /// <inheritdoc/>
+    public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+        BufferView<float> output, BufferView<float>? logSumExp = null)
+    {
+        CheckDecode(cache, query, kvHeads, tables, options, output, logSumExp);
+        foreach (int length in tables.Lengths.AsSpan())
+            if (length < 0 || length > (long)tables.RowStride * cache.BlockSize)
+                throw CompactorException.Argument($"A head holds {length} tokens; its table of {tables.RowStride} blocks holds 0 to {(long)tables.RowStride * cache.BlockSize}.");
+        switch (Width)
+        {
+            case SimdWidth.Bits512: CpuDecodeAttention<Lanes512, Vector512<float>>.Run(_workers, cache, query, kvHeads, tables, options, output, logSumExp); break;
+            case SimdWidth.Bits256: CpuDecodeAttention<Lanes256, Vector256<float>>.Run(_workers, cache, query, kvHeads, tables, options, output, logSumExp); break;
+            default: CpuDecodeAttention<Lanes128, Vector128<float>>.Run(_workers, cache, query, kvHeads, tables, options, output, logSumExp); break;
+        }
+    }
+
     /// <summary>Releases scratch memory.</summary>
     public override void Dispose() => _workers.Dispose();
 

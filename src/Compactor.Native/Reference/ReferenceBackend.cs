@@ -125,6 +125,33 @@ public sealed class ReferenceBackend : KvBackend
             }
     }
 
+    /// <inheritdoc/>
+    public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+        BufferView<float> output, BufferView<float>? logSumExp = null)
+    {
+        CheckDecode(cache, query, kvHeads, tables, options, output, logSumExp);
+        int group = query.Heads / kvHeads, rowsPerSequence = (int)(tables.Lengths.Length / Math.Max(1, query.Tokens));
+        for (int b = 0; b < query.Tokens; b++)
+            for (int head = 0; head < query.Heads; head++)
+            {
+                int h = head / group, row = b * rowsPerSequence + (rowsPerSequence == 1 ? 0 : h), n = tables.Lengths.AsSpan()[row];
+                double[,] keys = new double[n, cache.Dim], values = new double[n, cache.Dim];
+                for (int slot = 0; slot < n; slot++)
+                {
+                    nint offset = (nint)cache.Offset(tables.Tables.AsSpan()[row * tables.RowStride + slot / cache.BlockSize], slot % cache.BlockSize, h);
+                    ReferenceTensor.Read(cache.Keys + offset, cache.ElementType, keys, slot);
+                    ReferenceTensor.Read(cache.Values + offset, cache.ElementType, values, slot);
+                }
+                var q = new double[1, cache.Dim];
+                ReferenceTensor.Read(query.Row(0, 0, b, head), query.ElementType, q, 0);
+                var (attended, lse) = ReferenceDecodeAttention.Attend([.. q.Cast<double>()], keys, values, options);
+                for (int d = 0; d < cache.Dim; d++)
+                    output.AsSpan()[(b * query.Heads + head) * cache.Dim + d] = (float)attended[d];
+                if (logSumExp is { } sums)
+                    sums.AsSpan()[b * query.Heads + head] = (float)lse;
+            }
+    }
+
     /// <summary>Holds nothing.</summary>
     public override void Dispose() { }
 

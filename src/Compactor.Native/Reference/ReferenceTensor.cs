@@ -10,17 +10,20 @@ internal static unsafe class ReferenceTensor
     {
         var rows = new double[shape.LengthOf(b), view.Dim];
         for (int t = 0; t < shape.LengthOf(b); t++)
-        {
-            nint row = view.Row(b, shape.CuSeqlens[b], t, head);
-            for (int d = 0; d < view.Dim; d++)
-                rows[t, d] = view.ElementType switch
-                {
-                    ElementType.Float32 => ((float*)row)[d],
-                    ElementType.Float16 => (double)((Half*)row)[d],
-                    _ => BitConverter.Int32BitsToSingle(((ushort*)row)[d] << 16),
-                };
-        }
+            Read(view.Row(b, shape.CuSeqlens[b], t, head), view.ElementType, rows, t);
         return rows;
+    }
+
+    /// <summary>Reads one dense row into row <paramref name="i"/> of <paramref name="rows"/>.</summary>
+    public static void Read(nint row, ElementType type, double[,] rows, int i)
+    {
+        for (int d = 0; d < rows.GetLength(1); d++)
+            rows[i, d] = type switch
+            {
+                ElementType.Float32 => ((float*)row)[d],
+                ElementType.Float16 => (double)((Half*)row)[d],
+                _ => BitConverter.Int32BitsToSingle(((ushort*)row)[d] << 16),
+            };
     }
 
     /// <summary>Rows <paramref name="first"/> to <c>first + count - 1</c>.</summary>

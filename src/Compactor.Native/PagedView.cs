@@ -1,0 +1,59 @@
+namespace Compactor.Native;
+
+/// <summary>
+/// A strided view of the keys and values of a paged cache, in memory the backend can reach; it owns nothing. Element d of a slot is at
+/// <c>block·BlockStride + slot·SlotStride + head·HeadStride + d</c>, strides in elements, the same for keys and values.
+/// </summary>
+/// <param name="Keys">Address of block 0 of the keys.</param>
+/// <param name="Values">Address of block 0 of the values.</param>
+/// <param name="ElementType">Type of one element.</param>
+/// <param name="BlockSize">Slots of a block.</param>
+/// <param name="Dim">Head dimension D.</param>
+/// <param name="BlockStride">Elements from one block to the next.</param>
+/// <param name="SlotStride">Elements from one slot of a block to the next.</param>
+/// <param name="HeadStride">Elements from one KV head to the next within a block; 0 where a block holds one head.</param>
+public readonly record struct PagedView(
+    nint Keys, nint Values, ElementType ElementType, int BlockSize, int Dim, long BlockStride, long SlotStride, long HeadStride)
+{
+    /// <summary>A pool of head-blocks, <c>[blocks, block_size, D]</c>.</summary>
+    public static PagedView HeadBlocks(nint keys, nint values, ElementType type, int blockSize, int dim) =>
+        new(keys, values, type, blockSize, dim, (long)blockSize * dim, dim, 0);
+
+    /// <summary>A host's cache whose blocks hold all heads of a token together, <c>[blocks, block_size, Hkv, D]</c>.</summary>
+    public static PagedView Nhd(nint keys, nint values, ElementType type, int blockSize, int kvHeads, int dim) =>
+        new(keys, values, type, blockSize, dim, (long)blockSize * kvHeads * dim, (long)kvHeads * dim, dim);
+
+    /// <summary>A host's cache whose blocks hold all tokens of a head together, <c>[blocks, Hkv, block_size, D]</c>.</summary>
+    public static PagedView Hnd(nint keys, nint values, ElementType type, int blockSize, int kvHeads, int dim) =>
+        new(keys, values, type, blockSize, dim, (long)kvHeads * blockSize * dim, dim, (long)blockSize * dim);
+
+    /// <summary>Bytes from the start of the keys, or of the values, to a slot.</summary>
+    internal long Offset(int block, int slot, int head) => (block * BlockStride + slot * SlotStride + head * HeadStride) * ElementType.Size();
+}
+
+/// <summary>Block tables and lengths of a batch, as attention reads them.</summary>
+/// <param name="Tables">
+/// <c>[rows, RowStride]</c> block ids, one row for each (sequence, KV head), sequence by sequence, or one for each sequence where all heads share it.
+/// </param>
+/// <param name="RowStride">Entries from one row to the next.</param>
+/// <param name="Lengths"><c>[rows]</c> tokens held.</param>
+public readonly record struct PagedTables(BufferView<int> Tables, int RowStride, BufferView<int> Lengths);
+
+/// <summary>Parameters of decode attention.</summary>
+public sealed record DecodeOptions
+{
+    /// <summary>Multiplier of q·k; null for 1/sqrt(D).</summary>
+    public double? Scale { get; init; }
+
+    /// <summary>Caps logits smoothly, <c>cap·tanh(logit / cap)</c> (Gemma 2); null for none.</summary>
+    public double? SoftCap { get; init; }
+
+    /// <summary>Checks the parameters.</summary>
+    /// <exception cref="CompactorException">One is not a finite number above 0.</exception>
+    public void Validate()
+    {
+        foreach (var (name, value) in ((string, double?)[])[(nameof(Scale), Scale), (nameof(SoftCap), SoftCap)])
+            if (value is { } given && !(given > 0 && double.IsFinite(given)))
+                throw CompactorException.Argument($"{name} is {given}; use a finite number above 0.");
+    }
+}

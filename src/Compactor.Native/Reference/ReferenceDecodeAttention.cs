@@ -1,0 +1,33 @@
+namespace Compactor.Native.Reference;
+
+/// <summary>Attention of one query over dense rows: <c>out = softmax(scale·q·k)·V</c>, logits optionally capped by <c>cap·tanh(logit / cap)</c>.</summary>
+public static class ReferenceDecodeAttention
+{
+    /// <summary>Output of one query head.</summary>
+    /// <param name="query"><c>[D]</c>.</param>
+    /// <param name="keys"><c>[n, D]</c>.</param>
+    /// <param name="values"><c>[n, D]</c>.</param>
+    /// <param name="options">Scale and cap.</param>
+    /// <returns><c>[D]</c> output, zeros when n is 0, and the natural log-sum-exp of the logits.</returns>
+    public static (double[] Output, double LogSumExp) Attend(double[] query, double[,] keys, double[,] values, DecodeOptions options)
+    {
+        int n = keys.GetLength(0), dim = query.Length;
+        double scale = options.Scale ?? 1 / Math.Sqrt(dim);
+        var logits = new double[n];
+        for (int j = 0; j < n; j++)
+        {
+            for (int d = 0; d < dim; d++)
+                logits[j] += scale * query[d] * keys[j, d];
+            if (options.SoftCap is { } cap)
+                logits[j] = cap * Math.Tanh(logits[j] / cap);
+        }
+        var output = new double[dim];
+        if (n == 0)
+            return (output, double.NegativeInfinity);
+        double max = logits.Max(), sum = logits.Sum(l => Math.Exp(l - max));
+        for (int j = 0; j < n; j++)
+            for (int d = 0; d < dim; d++)
+                output[d] += Math.Exp(logits[j] - max) / sum * values[j, d];
+        return (output, max + Math.Log(sum));
+    }
+}
