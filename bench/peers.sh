@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Scores of one layer, ours against PyTorch's, in alternating pairs: the median ratio is the last line.
+# Ours against PyTorch in alternating pairs; the median ratio is the last line. `scores` (the default) or `decode`, then their options.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec dotnet run -c Release --project bench/Compactor.Bench -- peers "$@"
+exec dotnet run -c Release --project bench/Compactor.Bench -- "${@:-scores}"

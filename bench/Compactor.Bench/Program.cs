@@ -2,20 +2,24 @@ using System.CommandLine;
 using BenchmarkDotNet.Running;
 using Compactor.Bench;
 
-var tokens = new Option<int>("--tokens") { Description = "Tokens N, a multiple of 256.", DefaultValueFactory = _ => 8192 };
 var pairs = new Option<int>("--pairs") { Description = "Alternating pairs to time.", DefaultValueFactory = _ => 10 };
 var threads = new Option<int>("--threads") { Description = "Threads of the library.", DefaultValueFactory = _ => 2 };
 var python = new Option<string>("--python") { Description = "Python with PyTorch.", DefaultValueFactory = _ => "/usr/bin/python3" };
 var json = new Option<string?>("--json") { Description = "Write the result to this file." };
-var peers = new Command("peers", "Scores of one layer against the same formula in PyTorch, in alternating pairs.") { tokens, pairs, threads, python, json };
-peers.SetAction(parsed => PeerComparison.Run(parsed.GetValue(tokens), parsed.GetValue(pairs), parsed.GetValue(threads), parsed.GetValue(python)!, parsed.GetValue(json)));
 
-var rest = new Argument<string[]>("arguments") { Description = "Arguments of BenchmarkDotNet (--job short, --filter ...)." };
-var stages = new Command("stages", "BenchmarkDotNet suites of every CPU stage.") { rest };
-stages.TreatUnmatchedTokensAsErrors = false;
+var tokens = new Option<int>("--tokens") { Description = "Tokens N, a multiple of 256.", DefaultValueFactory = _ => 8192 };
+var scores = new Command("scores", "Scores of one layer against the same formula in PyTorch, in alternating pairs.") { tokens, pairs, threads, python, json };
+scores.SetAction(parsed => ScoresPeer.Run(parsed.GetValue(tokens), parsed.GetValue(pairs), parsed.GetValue(threads), parsed.GetValue(python)!, parsed.GetValue(json)));
+
+var kept = new Option<int>("--tokens") { Description = "Kept tokens of a head, a multiple of 128.", DefaultValueFactory = _ => 4096 };
+var sequences = new Option<int>("--sequences") { Description = "Sequences of the batch.", DefaultValueFactory = _ => 4 };
+var decode = new Command("decode", "Decode attention over paged survivors against PyTorch over a dense cache, in alternating pairs.") { kept, sequences, pairs, threads, python, json };
+decode.SetAction(parsed => DecodePeer.Run(parsed.GetValue(kept), parsed.GetValue(sequences), parsed.GetValue(pairs), parsed.GetValue(threads), parsed.GetValue(python)!, parsed.GetValue(json)));
+
+var stages = new Command("stages", "BenchmarkDotNet suites of every CPU stage; its own arguments follow.") { TreatUnmatchedTokensAsErrors = false };
 stages.SetAction(parsed =>
 {
-    BenchmarkSwitcher.FromAssembly(typeof(StageBenchmarks).Assembly).Run([.. parsed.GetValue(rest) ?? [], .. parsed.UnmatchedTokens]);
+    BenchmarkSwitcher.FromAssembly(typeof(StageBenchmarks).Assembly).Run([.. parsed.UnmatchedTokens]);
 });
 
-return new RootCommand("Benchmarks of Compactor.Native.") { peers, stages }.Parse(args).Invoke();
+return new RootCommand("Benchmarks of Compactor.Native.") { scores, decode, stages }.Parse(args).Invoke();

@@ -1,29 +1,10 @@
-"""One layer's scores (Paper preset) in PyTorch, as a peer process that takes turns with the library.
-
-Started as: pytorch_scores.py DIR, where DIR holds key_pre_rope.bin, query.bin, key.bin, phi.bin (float32) and shape.json.
-Each line on stdin is a command; each answer is one JSON line on stdout:
-  tune          times every variant at 1 and 2 threads, keeps the fastest pair, and reports all
-  scores        writes DIR/peer_scores.bin, [N, Hkv] float32, protected tokens +inf
-  run           runs once and reports seconds
-"""
-import json
-import os
-import sys
-import time
-
-import numpy
+"""One layer's scores (Paper preset) in PyTorch: [N, Hkv], protected tokens +inf."""
 import torch
 
-folder = sys.argv[1]
-shape = json.load(open(os.path.join(folder, "shape.json")))
+from peer import load, serve, shape
+
 N, HQ, HKV, D, K, C = (shape[name] for name in ("tokens", "query_heads", "kv_heads", "head_dim", "sketch", "chunk"))
 G = HQ // HKV
-
-
-def load(name, *dims):
-    return torch.from_numpy(numpy.fromfile(os.path.join(folder, name + ".bin"), dtype=numpy.float32).reshape(dims))
-
-
 key_pre_rope, query, key, phi = load("key_pre_rope", N, HKV, D), load("query", N, HQ, D), load("key", N, HKV, D), load("phi", D, K)
 
 
@@ -67,45 +48,11 @@ def z(x):
 
 def scores(variant):
     pooled = torch.nn.functional.avg_pool1d(attention(*variant).unsqueeze(1), 3, 1, 1).squeeze(1)
-    return z(pooled) + shape["lambda"] * z(leverage())
+    s = z(pooled) + shape["lambda"] * z(leverage())
+    s[:, :shape["protect_first"]] = float("inf")
+    s[:, N - shape["protect_last"]:] = float("inf")
+    return s.transpose(0, 1)
 
 
-VARIANTS = [(columns, at_once) for columns in (softmax_then_sum, exponentials_then_product) for at_once in (1, 4, N // C)]
-
-
-def seconds(variant):
-    start = time.perf_counter()
-    scores(variant)
-    return time.perf_counter() - start
-
-
-def answer(**fields):
-    print(json.dumps(fields), flush=True)
-
-
-best = (1, VARIANTS[0])
-with torch.inference_mode():
-    for line in sys.stdin:
-        command = line.strip()
-        if command == "tune":
-            timings = []
-            for threads in (1, 2):
-                torch.set_num_threads(threads)
-                for variant in VARIANTS:
-                    seconds(variant)
-                    timings.append((min(seconds(variant) for _ in range(3)), threads, variant))
-            _, *best = min(timings, key=lambda timing: timing[0])
-            torch.set_num_threads(best[0])
-            answer(torch=torch.__version__, threads=best[0], variant=best[1][0].__name__, chunks_at_once=best[1][1],
-                   timings=[dict(seconds=s, threads=t, variant=v[0].__name__, chunks_at_once=v[1]) for s, t, v in timings],
-                   blas=next((p for p in open("/proc/self/maps").read().split() if "blas" in p and ".so" in p), "unknown"))
-        elif command == "scores":
-            s = scores(best[1])
-            s[:, :shape["protect_first"]] = float("inf")
-            s[:, N - shape["protect_last"]:] = float("inf")
-            s.transpose(0, 1).contiguous().numpy().tofile(os.path.join(folder, "peer_scores.bin"))
-            answer(done=True)
-        elif command == "run":
-            answer(seconds=seconds(best[1]))
-        else:
-            answer(error="unknown command " + command)
+serve(scores, {f"{columns.__name__}, {at_once} chunks at once": (columns, at_once)
+               for columns in (softmax_then_sum, exponentials_then_product) for at_once in (1, 4, N // C)})
