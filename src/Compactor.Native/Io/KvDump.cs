@@ -188,7 +188,7 @@ public sealed class KvDump : IDisposable
         bool packed = Layout == KvLayout.PackedTokens;
         if (tensor.Shape.Count != (packed ? 3 : 4))
         {
-            string hint = tensor.Shape.Count == (packed ? 4 : 3) ? $" Open the dump as {(packed ? KvLayout.BatchHeadSequence : KvLayout.PackedTokens)} if that is its layout." : "";
+            string hint = tensor.Shape.Count == (packed ? 4 : 3) ? $" Open the dump with layout {(packed ? "bhsd" : "nhd")} if that is its layout." : "";
             throw Invalid($"{Describe(tensor)} has {tensor.Shape.Count} dimensions; expected {(packed ? "[N, H, D]" : "[B, H, S, D]")}.{hint}");
         }
         if (tensor.Type.ToElementType() is null)

@@ -66,8 +66,8 @@ public sealed class KvDumpTests : IDisposable
     [InlineData("kvpress_leverage_b2h2s1000d128k48", KvLayout.BatchHeadSequence, "tensor 'key' is missing")]
     [InlineData("vllm_leverage_n512_1024h2d128k48c512", KvLayout.PackedTokens, "tensor 'key' is missing")]
     [InlineData("kvpress_noncausal_b1h2s256d64c64", KvLayout.BatchHeadSequence, "tensor 'value' is missing")]
-    [InlineData("kvpress_compactor_hq4hk2s524d64c256removed0.5", KvLayout.PackedTokens, "'key' (BF16 [1, 2, 524, 64]) has 4 dimensions; expected [N, H, D]. Open the dump as BatchHeadSequence")]
-    [InlineData("spec_paper_n512_1152hq4hk2d64r0.5", KvLayout.BatchHeadSequence, "has 3 dimensions; expected [B, H, S, D]. Open the dump as PackedTokens")]
+    [InlineData("kvpress_compactor_hq4hk2s524d64c256removed0.5", KvLayout.PackedTokens, "'key' (BF16 [1, 2, 524, 64]) has 4 dimensions; expected [N, H, D]. Open the dump with layout bhsd")]
+    [InlineData("spec_paper_n512_1152hq4hk2d64r0.5", KvLayout.BatchHeadSequence, "has 3 dimensions; expected [B, H, S, D]. Open the dump with layout nhd")]
     public void An_incomplete_or_otherwise_laid_out_golden_file_is_refused(string name, KvLayout layout, string problem)
     {
         var e = Assert.Throws<CompactorException>(() => KvDump.Open(Golden(name), layout));
