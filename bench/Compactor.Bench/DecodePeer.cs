@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Text.Json.Nodes;
 using Compactor.Native;
 using Compactor.Native.Cpu;
+using Compactor.Native.Paging;
 
 namespace Compactor.Bench;
 

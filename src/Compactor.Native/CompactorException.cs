@@ -15,6 +15,8 @@ public enum CompactorStatus
     InvalidFile = 5,
     /// <summary>The Gram matrix could not be factorised after every escalation of epsilon.</summary>
     FactorizationFailed = 6,
+    /// <summary>A paged cache has too few free blocks; nothing was changed.</summary>
+    OutOfBlocks = 7,
 }
 
 /// <summary>

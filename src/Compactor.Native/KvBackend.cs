@@ -1,4 +1,5 @@
 using Compactor.Native.Compression;
+using Compactor.Native.Paging;
 
 namespace Compactor.Native;
 

@@ -38,6 +38,8 @@ public sealed record LayerInputs
             if (view.Tokens != shape.Tokens || view.Heads != heads || view.Dim != shape.HeadDim)
                 throw CompactorException.Argument(
                     $"Layer {shape.Layer}: {name} is [{view.Tokens}, {view.Heads}, {view.Dim}] (tokens, heads, dim); expected [{shape.Tokens}, {heads}, {shape.HeadDim}].");
+            if (view.ElementType == ElementType.Opaque8)
+                throw CompactorException.Unsupported($"Layer {shape.Layer}: {name} holds opaque bytes, which cannot be scored; convert it to float32, float16 or bfloat16 first.");
             if (view.Address == 0 && view.Tokens > 0)
                 throw CompactorException.Argument($"Layer {shape.Layer}: {name} has a null address.");
             if (view.Address % view.ElementType.Size() != 0)

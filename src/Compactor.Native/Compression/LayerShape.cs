@@ -33,6 +33,8 @@ public sealed record LayerShape
             throw CompactorException.Unsupported($"{queryHeads / kvHeads} query heads share a KV head; at most {MaxGroup} are supported.");
         if (headDim < MinHeadDim || headDim > MaxHeadDim || headDim % 16 != 0)
             throw CompactorException.Unsupported($"Head dimension {headDim} is not supported; use {MinHeadDim} to {MaxHeadDim} in steps of 16.");
+        if (elementType == ElementType.Opaque8)
+            throw CompactorException.Unsupported("Keys and values of opaque bytes cannot be scored or attended to; convert them to float32, float16 or bfloat16 first.");
         if ((long)cuSeqlens[^1] * kvHeads > int.MaxValue)
             throw CompactorException.Unsupported($"{cuSeqlens[^1]} tokens of {kvHeads} heads exceed {int.MaxValue} (token, head) pairs; split the batch.");
         CuSeqlens = [.. cuSeqlens];

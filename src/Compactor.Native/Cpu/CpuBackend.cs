@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using Compactor.Native.Compression;
+using Compactor.Native.Paging;
 
 namespace Compactor.Native.Cpu;
 

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using Compactor.Native.Paging;
 
 namespace Compactor.Native.Cpu;
 

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using Compactor.Native.Compression;
+using Compactor.Native.Paging;
 
 namespace Compactor.Native.Reference;
 

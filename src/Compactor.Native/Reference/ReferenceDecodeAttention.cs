@@ -1,3 +1,5 @@
+using Compactor.Native.Paging;
+
 namespace Compactor.Native.Reference;
 
 /// <summary>Attention of one query over dense rows: <c>out = softmax(scale·q·k)·V</c>, logits optionally capped by <c>cap·tanh(logit / cap)</c>.</summary>

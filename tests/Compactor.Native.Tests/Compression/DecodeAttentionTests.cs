@@ -1,3 +1,4 @@
+using Compactor.Native.Paging;
 using Compactor.Native.Reference;
 using Compactor.Native.Tests.Support;
 using FsCheck;

@@ -1,4 +1,4 @@
-namespace Compactor.Native;
+namespace Compactor.Native.Paging;
 
 /// <summary>
 /// A strided view of the keys and values of a paged cache, in memory the backend can reach; it owns nothing. Element d of a slot is at

@@ -1,0 +1,125 @@
+using System.Diagnostics.Metrics;
+
+namespace Compactor.Native.Paging;
+
+/// <summary>
+/// One pool of head-blocks for all layers, heads and sequences: keys and values <c>[blocks, block_size, D]</c> and the position of every slot
+/// <c>[blocks, block_size]</c>, in the backend's memory. Any (layer, head) may take any block, so what one head frees another uses.
+/// Different sequences may be used on different threads at the same time; one sequence by one thread at a time.
+/// Its meter, "Compactor.Native", reports blocks in use and free, taken, given back, and requests refused.
+/// </summary>
+public sealed class PagedCache : IDisposable
+{
+    private readonly Lock _lock = new();
+    private readonly BlockPool _pool;
+    private readonly BackendBuffer<byte> _keys, _values;
+    private readonly BackendBuffer<int> _positions;
+    private readonly Meter _meter = new("Compactor.Native");
+    private readonly Counter<long> _taken, _given, _refused;
+
+    /// <summary>Allocates a cache whose blocks are all free.</summary>
+    /// <param name="backend">Whose memory to use. It must outlive the cache.</param>
+    /// <param name="options">Shape.</param>
+    /// <exception cref="CompactorException">An option is out of range.</exception>
+    public PagedCache(KvBackend backend, PagedCacheOptions options)
+    {
+        options.Validate();
+        Options = options;
+        _pool = new BlockPool(options.Blocks);
+        _keys = backend.Allocate<byte>(options.Blocks * options.BlockBytes / 2);
+        _values = backend.Allocate<byte>(options.Blocks * options.BlockBytes / 2);
+        _positions = backend.Allocate<int>((long)options.Blocks * options.BlockSize);
+        _meter.CreateObservableGauge("compactor.cache.blocks.used", () => Blocks - FreeBlocks, "{block}");
+        _meter.CreateObservableGauge("compactor.cache.blocks.free", () => FreeBlocks, "{block}");
+        _taken = _meter.CreateCounter<long>("compactor.cache.blocks.taken", "{block}");
+        _given = _meter.CreateCounter<long>("compactor.cache.blocks.given", "{block}");
+        _refused = _meter.CreateCounter<long>("compactor.cache.refused", "{request}");
+    }
+
+    /// <summary>Shape.</summary>
+    public PagedCacheOptions Options { get; }
+
+    /// <summary>Blocks in all.</summary>
+    public int Blocks => _pool.Blocks;
+
+    /// <summary>Blocks that are free.</summary>
+    public int FreeBlocks
+    {
+        get
+        {
+            lock (_lock)
+                return _pool.FreeBlocks;
+        }
+    }
+
+    /// <summary>Keys and values, as attention reads them.</summary>
+    public PagedView View => PagedView.HeadBlocks(_keys.View.Address, _values.View.Address, Options.ElementType, Options.BlockSize, Options.HeadDim);
+
+    /// <summary>Position of every slot, <c>[blocks, block_size]</c>.</summary>
+    public BufferView<int> Positions => _positions.View;
+
+    /// <summary>An empty sequence.</summary>
+    public CacheSequence CreateSequence() => new(this);
+
+    /// <summary>Blocks that <paramref name="tokens"/> tokens take in every head of one layer of a new sequence.</summary>
+    public long BlocksFor(long tokens) => (tokens + Options.BlockSize - 1) / Options.BlockSize * Options.KvHeads;
+
+    /// <summary>
+    /// Whether there is room, at this moment, for <paramref name="tokens"/> tokens in every head of <paramref name="layers"/> layers of a new sequence.
+    /// </summary>
+    public bool CanStore(long tokens, int layers) => BlocksFor(tokens) * layers <= FreeBlocks;
+
+    /// <summary>Takes blocks, or throws and takes none.</summary>
+    internal int[] Take(int count, string purpose)
+    {
+        var ids = new int[count];
+        bool taken;
+        int free;
+        lock (_lock)
+        {
+            taken = _pool.TryTake(ids);
+            free = _pool.FreeBlocks;
+        }
+        if (!taken)
+        {
+            _refused.Add(1);
+            throw new CompactorException(CompactorStatus.OutOfBlocks,
+                $"{purpose} takes {count} more blocks; {free} of {Blocks} are free. Free or compact a sequence, or make the cache larger. Nothing was changed.");
+        }
+        _taken.Add(count);
+        return ids;
+    }
+
+    internal void Give(ReadOnlySpan<int> ids)
+    {
+        lock (_lock)
+            _pool.Give(ids);
+        _given.Add(ids.Length);
+    }
+
+    internal void Hold(SharedPrefix prefix)
+    {
+        lock (_lock)
+            prefix.Holders++;
+    }
+
+    /// <summary>Gives up a share; a prefix without holders gives its blocks back, and its share of what it continues.</summary>
+    internal void Release(SharedPrefix? prefix)
+    {
+        lock (_lock)
+            for (; prefix is not null && --prefix.Holders == 0; prefix = prefix.Continues)
+            {
+                _pool.Give(prefix.Blocks);
+                _given.Add(prefix.Blocks.Length);
+            }
+    }
+
+    /// <summary>Gives the memory back. Sequences of the cache must not be used afterwards.</summary>
+    public void Dispose()
+    {
+        _meter.Dispose();
+        _keys.Dispose();
+        _values.Dispose();
+        _positions.Dispose();
+    }
+}

@@ -1,0 +1,225 @@
+using Compactor.Native.Cpu;
+using Compactor.Native.Paging;
+using Compactor.Native.Tests.Support;
+
+namespace Compactor.Native.Tests.Paging;
+
+/// <summary>
+/// A paged cache beside a plain dictionary of what it should hold. Steps are three numbers each, read against the state they meet, so that any sub-list of steps
+/// is a valid list: failures can be shrunk by leaving steps out.
+/// </summary>
+internal sealed class PagedCacheModel : IDisposable
+{
+    public enum Kind { Create, Store, StoreSurvivors, Append, Compact, Cancel, Fork, Free }
+
+    public readonly record struct Step(Kind Kind, int Sequence, int Seed)
+    {
+        public override string ToString() => $"{Kind}({Sequence}, {Seed})";
+    }
+
+    private const int Layers = 2, Heads = 3, Dim = 16, MaxSequences = 8;
+
+    private readonly CpuBackend _backend = new(1);
+    private readonly PagedCache _cache;
+    private readonly List<(CacheSequence Sequence, Dictionary<(int Layer, int Head), List<(int Position, byte[] Row)>> Held)> _sequences = [];
+    private byte _next;
+
+    public PagedCacheModel(ElementType type, int blocks) =>
+        _cache = new PagedCache(_backend, new PagedCacheOptions { Layers = Layers, KvHeads = Heads, HeadDim = Dim, ElementType = type, Blocks = blocks, BlockSize = 16 });
+
+    public int Refused { get; private set; }
+
+    public int Done { get; private set; }
+
+    /// <summary>Does one step on both sides.</summary>
+    /// <param name="step">The step.</param>
+    /// <param name="checkEverything">Whether to compare every sequence, or only the one the step touched.</param>
+    public void Do(Step step, bool checkEverything)
+    {
+        var random = new Random(step.Seed);
+        int free = _cache.FreeBlocks, before = _sequences.Count, index = before == 0 ? -1 : step.Sequence % before;
+        if (step.Kind == Kind.Create)
+        {
+            if (before < MaxSequences)
+                _sequences.Add((_cache.CreateSequence(), Empty()));
+            index = _sequences.Count - 1;
+        }
+        else if (index >= 0)
+        {
+            bool expected = CanDo(step, random, index);
+            try
+            {
+                Change(step, new Random(step.Seed), index);
+                Expect(expected, "an operation that CanStore refused was done");
+                Done++;
+            }
+            catch (CompactorException e) when (e.Status == CompactorStatus.OutOfBlocks)
+            {
+                Expect(!expected, $"an operation that CanStore allowed was refused: {e.Message}");
+                Expect(_cache.FreeBlocks == free && _sequences.Count == before, "a refused operation changed the pool");
+                Refused++;
+            }
+        }
+        CheckBlocks();
+        for (int i = 0; i < _sequences.Count; i++)
+            if (checkEverything || i == index)
+                CheckContents(i);
+    }
+
+    private static Dictionary<(int, int), List<(int, byte[])>> Empty() =>
+        (from layer in Enumerable.Range(0, Layers) from head in Enumerable.Range(0, Heads) select (layer, head)).ToDictionary(key => key, _ => new List<(int, byte[])>());
+
+    private bool CanDo(Step step, Random random, int index)
+    {
+        var (sequence, held) = _sequences[index];
+        int layer = random.Next(Layers);
+        switch (step.Kind)
+        {
+            case Kind.Store:
+                return sequence.CanStore(layer, random.Next(40));
+            case Kind.Append:
+                return sequence.CanStore(layer, 1);
+            case Kind.StoreSurvivors:
+                int tokens = random.Next(60);
+                return Enumerable.Range(0, Heads).Sum(head =>
+                {
+                    int n = held[(layer, head)].Count;
+                    return (n + Subset(random, tokens).Length + 15) / 16 - (n + 15) / 16;
+                }) <= _cache.FreeBlocks;
+            case Kind.Compact or Kind.Cancel:
+                return Enumerable.Range(0, Heads).Sum(head => Subset(random, held[(layer, head)].Count).Length) / 16 + Heads <= _cache.FreeBlocks;
+            case Kind.Fork:
+                return _sequences.Count >= MaxSequences || held.Values.Count(list => list.Count % 16 != 0) <= _cache.FreeBlocks;
+            default:
+                return true;
+        }
+    }
+
+    private void Change(Step step, Random random, int index)
+    {
+        var (sequence, held) = _sequences[index];
+        int layer = random.Next(Layers);
+        switch (step.Kind)
+        {
+            case Kind.Store or Kind.Append:
+                int count = step.Kind == Kind.Append ? 1 : random.Next(40), position = random.Next(1000);
+                var (bytes, view) = Rows(count + 2);
+                sequence.Store(layer, view, view, 1, count, position);
+                GC.KeepAlive(bytes);
+                for (int head = 0; head < Heads; head++)
+                    for (int t = 0; t < count; t++)
+                        held[(layer, head)].Add((position + t, Row(bytes, 1 + t, head)));
+                break;
+            case Kind.StoreSurvivors:
+                int tokens = random.Next(60);
+                int[][] kept = [.. Enumerable.Range(0, Heads).Select(_ => Subset(random, tokens))];
+                var (source, sourceView) = Rows(tokens);
+                sequence.StoreSurvivors(layer, sourceView, sourceView, 0, [.. kept.SelectMany(k => k)], Offsets(kept), 100);
+                GC.KeepAlive(source);
+                for (int head = 0; head < Heads; head++)
+                    held[(layer, head)].AddRange(kept[head].Select(t => (100 + t, Row(source, t, head))));
+                break;
+            case Kind.Compact or Kind.Cancel:
+                int[][] slots = [.. Enumerable.Range(0, Heads).Select(head => Subset(random, held[(layer, head)].Count))];
+                int[] flat = [.. slots.SelectMany(s => s)], offsets = Offsets(slots);
+                if (step.Kind == Kind.Compact)
+                {
+                    sequence.Compact(layer, flat, offsets);
+                    for (int head = 0; head < Heads; head++)
+                        held[(layer, head)] = [.. slots[head].Select(slot => held[(layer, head)][slot])];
+                }
+                else
+                {
+                    using var pending = sequence.BeginCompaction(layer, flat.Length);
+                    if (step.Seed % 2 == 0)
+                        pending.Move(flat, offsets);
+                }
+                break;
+            case Kind.Fork:
+                if (_sequences.Count < MaxSequences)
+                    _sequences.Add((sequence.Fork(), held.ToDictionary(entry => entry.Key, entry => entry.Value.ToList())));
+                break;
+            case Kind.Free:
+                sequence.Dispose();
+                _sequences.RemoveAt(index);
+                break;
+        }
+    }
+
+    /// <summary>Every block is free, or held by exactly one sequence or one prefix that a live sequence reaches.</summary>
+    private void CheckBlocks()
+    {
+        var held = new HashSet<int>();
+        var prefixes = new Dictionary<SharedPrefix, int>();
+        foreach (var (sequence, _) in _sequences)
+        {
+            for (int layer = 0; layer < Layers; layer++)
+                foreach (int block in sequence.Table(layer).OwnBlocks)
+                    Expect(held.Add(block), $"block {block} is held twice");
+            for (var prefix = sequence.Prefix; prefix is not null; prefix = prefix.Continues)
+            {
+                prefixes[prefix] = prefixes.GetValueOrDefault(prefix) + 1;
+                if (prefixes[prefix] > 1)
+                    break;
+            }
+        }
+        foreach (var (prefix, holders) in prefixes)
+        {
+            Expect(holders == prefix.Holders, $"a prefix counts {prefix.Holders} holders and has {holders}");
+            foreach (int block in prefix.Blocks)
+                Expect(held.Add(block), $"block {block} is held twice");
+        }
+        Expect(held.Count + _cache.FreeBlocks == _cache.Blocks, $"{held.Count} blocks are held and {_cache.FreeBlocks} free of {_cache.Blocks}");
+    }
+
+    private void CheckContents(int index)
+    {
+        var (sequence, held) = _sequences[index];
+        foreach (var ((layer, head), expected) in held)
+        {
+            var (positions, keys, values) = sequence.Read(layer, head);
+            Expect(positions.SequenceEqual(expected.Select(e => e.Position)), $"positions of sequence {index}, layer {layer}, head {head} differ");
+            for (int i = 0; i < expected.Count; i++)
+            {
+                int bytes = expected[i].Row.Length;
+                Expect(keys.AsSpan(i * bytes, bytes).SequenceEqual(expected[i].Row) && values.AsSpan(i * bytes, bytes).SequenceEqual(expected[i].Row),
+                    $"row {i} of sequence {index}, layer {layer}, head {head} differs");
+            }
+        }
+    }
+
+    private static void Expect(bool condition, string message)
+    {
+        if (!condition)
+            throw new InvalidOperationException(message);
+    }
+
+    private static int[] Subset(Random random, int count)
+    {
+        double share = random.NextDouble();
+        return [.. Enumerable.Range(0, count).Where(_ => random.NextDouble() < share)];
+    }
+
+    private static int[] Offsets(int[][] lists) => TestLayer.Offsets([.. lists.Select(list => list.Length)]);
+
+    private (byte[] Bytes, TensorView View) Rows(int tokens)
+    {
+        int rowBytes = Dim * _cache.Options.ElementType.Size();
+        byte[] bytes = GC.AllocateUninitializedArray<byte>(Math.Max(1, tokens * Heads * rowBytes), pinned: true);
+        for (int i = 0; i < bytes.Length; i++)
+            bytes[i] = i % rowBytes == 0 ? ++_next : (byte)(i * 31 + _next);
+        return (bytes, TensorView.Packed(Arrays.Address(bytes), _cache.Options.ElementType, tokens, Heads, Dim));
+    }
+
+    private byte[] Row(byte[] bytes, int token, int head)
+    {
+        int rowBytes = Dim * _cache.Options.ElementType.Size();
+        return bytes[((token * Heads + head) * rowBytes)..((token * Heads + head + 1) * rowBytes)];
+    }
+
+    public void Dispose()
+    {
+        _cache.Dispose();
+        _backend.Dispose();
+    }
+}
