@@ -16,10 +16,14 @@ var sequences = new Option<int>("--sequences") { Description = "Sequences of the
 var decode = new Command("decode", "Decode attention over paged survivors against PyTorch over a dense cache, in alternating pairs.") { kept, sequences, pairs, threads, python, json };
 decode.SetAction(parsed => DecodePeer.Run(parsed.GetValue(kept), parsed.GetValue(sequences), parsed.GetValue(pairs), parsed.GetValue(threads), parsed.GetValue(python)!, parsed.GetValue(json)));
 
+var repeats = new Option<int>("--repeats") { Description = "Timed repeats.", DefaultValueFactory = _ => 21 };
+var paging = new Command("paging", "Bookkeeping of the paged cache.") { repeats };
+paging.SetAction(parsed => PagingBenchmark.Run(parsed.GetValue(repeats)));
+
 var stages = new Command("stages", "BenchmarkDotNet suites of every CPU stage; its own arguments follow.") { TreatUnmatchedTokensAsErrors = false };
 stages.SetAction(parsed =>
 {
     BenchmarkSwitcher.FromAssembly(typeof(StageBenchmarks).Assembly).Run([.. parsed.UnmatchedTokens]);
 });
 
-return new RootCommand("Benchmarks of Compactor.Native.") { scores, decode, stages }.Parse(args).Invoke();
+return new RootCommand("Benchmarks of Compactor.Native.") { scores, decode, paging, stages }.Parse(args).Invoke();
