@@ -3,7 +3,7 @@ namespace Compactor.Native.Paging;
 /// <summary>Block tables of a batch of sequences, in the forms attention kernels take.</summary>
 public static class CacheExport
 {
-    /// <summary>Padded tables of one layer.</summary>
+    /// <summary>Padded tables of one layer; blocks reserved beyond a head's tokens are left out.</summary>
     /// <param name="sequences">The batch, all of one cache.</param>
     /// <param name="layer">Layer.</param>
     /// <returns><c>[B·Hkv, RowStride]</c> block ids (-1 beyond a head's blocks), the row stride, and <c>[B·Hkv]</c> lengths.</returns>
@@ -41,7 +41,10 @@ public static class CacheExport
             if (sequence.Cache != sequences[0].Cache)
                 throw CompactorException.Argument("The sequences are of different caches; export each cache by itself.");
             for (int head = 0; head < sequence.Cache.Options.KvHeads; head++)
-                rows.Add((sequence.Blocks(layer, head).ToArray(), sequence.Lengths(layer)[head], sequence.Cache.Options.BlockSize));
+            {
+                int length = sequence.Lengths(layer)[head];
+                rows.Add((sequence.Blocks(layer, head)[..sequence.BlocksFor(length)].ToArray(), length, sequence.Cache.Options.BlockSize));
+            }
         }
         return rows;
     }

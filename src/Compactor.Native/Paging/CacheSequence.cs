@@ -38,7 +38,18 @@ public sealed unsafe class CacheSequence : IDisposable
     public bool CanStore(int layer, int tokens)
     {
         var table = Table(layer);
-        return table.Lengths.Select((length, head) => (long)BlocksFor((long)length + tokens) - table.Rows[head].Count).Sum() <= Cache.FreeBlocks;
+        return Enumerable.Range(0, table.Rows.Length).Sum(head => (long)MissingBlocks(table, head, tokens)) <= Cache.FreeBlocks;
+    }
+
+    /// <summary>Takes the blocks that <paramref name="tokens"/> more tokens in every head of a layer need, so that storing them cannot run out.</summary>
+    /// <exception cref="CompactorException"><see cref="CompactorStatus.OutOfBlocks"/>, or a negative number of tokens.</exception>
+    public void Reserve(int layer, int tokens)
+    {
+        if (tokens < 0)
+            throw CompactorException.Argument($"Room for {tokens} tokens cannot be reserved; use 0 or more.");
+        int[] counts = new int[Cache.Options.KvHeads];
+        Array.Fill(counts, tokens);
+        Extend(layer, counts, $"Reserving room for {tokens} tokens in layer {layer}");
     }
 
     /// <summary>Adds tokens to every head of a layer: a prefill, a chunk of one, or (with one token) a decode step.</summary>
@@ -149,7 +160,7 @@ public sealed unsafe class CacheSequence : IDisposable
         for (int i = 0; i < partial.Length; i++)
         {
             var (layer, head) = partial[i];
-            int source = _layers[layer].Rows[head][^1];
+            int source = _layers[layer].Rows[head][_layers[layer].Lengths[head] / blockSize];
             fork._layers[layer].Rows[head].Add(copies[i]);
             for (int slot = 0; slot < _layers[layer].Lengths[head] % blockSize; slot++)
                 CopySlot(source, slot, copies[i], slot);
@@ -238,16 +249,19 @@ public sealed unsafe class CacheSequence : IDisposable
         var table = Table(layer);
         int total = 0;
         for (int head = 0; head < counts.Length; head++)
-            total += BlocksFor((long)table.Lengths[head] + counts[head]) - table.Rows[head].Count;
+            total += MissingBlocks(table, head, counts[head]);
         var blocks = Cache.Take(total, purpose).AsSpan();
         for (int head = 0; head < counts.Length; head++)
         {
-            int more = BlocksFor((long)table.Lengths[head] + counts[head]) - table.Rows[head].Count;
+            int more = MissingBlocks(table, head, counts[head]);
             table.Rows[head].AddRange(blocks[..more]);
             blocks = blocks[more..];
         }
         return table;
     }
+
+    private int MissingBlocks(LayerTable table, int head, int tokens) =>
+        Math.Max(0, BlocksFor((long)table.Lengths[head] + tokens) - table.Rows[head].Count);
 
     private void Write(LayerTable table, int head, in TensorView key, in TensorView value, int token, int position)
     {

@@ -10,7 +10,7 @@ namespace Compactor.Native.Tests.Paging;
 /// </summary>
 internal sealed class PagedCacheModel : IDisposable
 {
-    public enum Kind { Create, Store, StoreSurvivors, Append, Compact, Cancel, Fork, Free }
+    public enum Kind { Create, Store, StoreSurvivors, Append, Compact, Cancel, Fork, Free, Reserve }
 
     public readonly record struct Step(Kind Kind, int Sequence, int Seed)
     {
@@ -75,7 +75,7 @@ internal sealed class PagedCacheModel : IDisposable
         int layer = random.Next(Layers);
         switch (step.Kind)
         {
-            case Kind.Store:
+            case Kind.Store or Kind.Reserve:
                 return sequence.CanStore(layer, random.Next(40));
             case Kind.Append:
                 return sequence.CanStore(layer, 1);
@@ -83,8 +83,8 @@ internal sealed class PagedCacheModel : IDisposable
                 int tokens = random.Next(60);
                 return Enumerable.Range(0, Heads).Sum(head =>
                 {
-                    int n = held[(layer, head)].Count;
-                    return (n + Subset(random, tokens).Length + 15) / 16 - (n + 15) / 16;
+                    int needed = (held[(layer, head)].Count + Subset(random, tokens).Length + 15) / 16;
+                    return Math.Max(0, needed - sequence.Blocks(layer, head).Length);
                 }) <= _cache.FreeBlocks;
             case Kind.Compact or Kind.Cancel:
                 return Enumerable.Range(0, Heads).Sum(head => Subset(random, held[(layer, head)].Count).Length) / 16 + Heads <= _cache.FreeBlocks;
@@ -109,6 +109,9 @@ internal sealed class PagedCacheModel : IDisposable
                 for (int head = 0; head < Heads; head++)
                     for (int t = 0; t < count; t++)
                         held[(layer, head)].Add((position + t, Row(bytes, 1 + t, head)));
+                break;
+            case Kind.Reserve:
+                sequence.Reserve(layer, random.Next(40));
                 break;
             case Kind.StoreSurvivors:
                 int tokens = random.Next(60);
