@@ -92,7 +92,7 @@ public class CompressTests : TemporaryFolder
 
     [Fact]
     public void The_wrong_layout_says_which_to_use() =>
-        Tool.Run("compress", GoldenPath).FailsWith(1, "dimensions", "BatchHeadSequence");
+        Tool.Run("compress", GoldenPath).FailsWith(1, "dimensions", "layout bhsd");
 
     [Fact]
     public void Json_is_one_document_with_errors_of_both_baselines()

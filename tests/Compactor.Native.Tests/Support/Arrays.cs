@@ -5,6 +5,9 @@ namespace Compactor.Native.Tests.Support;
 /// <summary>Pinned arrays behind views, conversions and distances.</summary>
 internal static unsafe class Arrays
 {
+    /// <summary>Element types that can be scored and attended to.</summary>
+    public static ElementType[] FloatTypes { get; } = [ElementType.Float32, ElementType.Float16, ElementType.BFloat16];
+
     /// <summary>Stores float values in an element type, in memory that stays in place.</summary>
     public static byte[] Encode(ReadOnlySpan<float> values, ElementType type)
     {
@@ -14,8 +17,10 @@ internal static unsafe class Arrays
                 MemoryMarshal.Cast<byte, float>(bytes.AsSpan())[i] = values[i];
             else if (type == ElementType.Float16)
                 MemoryMarshal.Cast<byte, Half>(bytes.AsSpan())[i] = (Half)values[i];
-            else
+            else if (type == ElementType.BFloat16)
                 MemoryMarshal.Cast<byte, ushort>(bytes.AsSpan())[i] = (ushort)(RoundToBFloat16(values[i]) >> 16);
+            else
+                throw new ArgumentOutOfRangeException(nameof(type), type, "no float format");
         return bytes;
     }
 
