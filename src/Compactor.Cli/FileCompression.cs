@@ -41,7 +41,7 @@ internal sealed class FileCompression(KvDump dump, CompressionSettings settings,
 
     private void Compress(KvDumpLayer layer)
     {
-        var plan = new LayerPlan(layer.Shape, _options, settings.Budget.Of(dump.Layers.Count, dump.CuSeqlens));
+        var plan = new LayerPlan(layer.Shape, _options, settings.Budget.Of(dump.Layers.Count, layer.Shape, _options));
         var inputs = layer.Inputs;
         Sketch? sketch = null;
         if (!plan.KeepsEverything)

@@ -5,9 +5,11 @@ namespace Compactor.Native;
 
 /// <summary>
 /// The operations of the method on one kind of memory. Each is a pure function of tensors, a plan and a sketch; scores are float32
-/// <c>[N, Hkv]</c>, token-major. Instances may be used by one caller at a time.
+/// <c>[N, Hkv]</c>, token-major. Operations are queued in the order they are called, on the one queue (stream) of the backend: they may return before they are done,
+/// and what is read on the host waits for a <see cref="BackendEvent"/>. Scoring may be used by one caller at a time; memory, copies, events and
+/// what moves tokens of a paged cache by several at once.
 /// </summary>
-public abstract class KvBackend : IDisposable
+public abstract partial class KvBackend : IDisposable
 {
     /// <summary>Short name: <c>cpu</c> or <c>cuda</c>.</summary>
     public abstract string Name { get; }
@@ -15,7 +17,10 @@ public abstract class KvBackend : IDisposable
     /// <summary>What it runs on, for people.</summary>
     public abstract string Description { get; }
 
-    /// <summary>Allocates memory this backend can reach, released by disposing it.</summary>
+    /// <summary>
+    /// Allocates memory this backend can reach, released by disposing it. Memory released is not given to anyone before the work queued so far is done, so
+    /// a buffer may be disposed as soon as the last operation that uses it is queued.
+    /// </summary>
     /// <typeparam name="T">Element type.</typeparam>
     /// <param name="length">Elements, 0 or more.</param>
     public abstract BackendBuffer<T> Allocate<T>(long length) where T : unmanaged;
@@ -44,6 +49,7 @@ public abstract class KvBackend : IDisposable
 
     /// <summary>
     /// Fuses <c>s = z(pool(a·||v||)) + lambda·z(o)</c> and sets protected tokens to +inf. With only one of the two scores, <c>s</c> is its z.
+    /// A ragged plan takes leverage alone; its scores are <c>[pairs]</c>, head by head, and statistics of a sequence or chunk run over its heads in (slot, head) order.
     /// </summary>
     /// <param name="plan">Shape and options.</param>
     /// <param name="leverage"><c>[N, Hkv]</c>, or null.</param>
@@ -55,6 +61,7 @@ public abstract class KvBackend : IDisposable
 
     /// <summary>
     /// Segmented top-k of the plan's scope and counts. Ties go to the lower (token, head); -0 equals 0; NaN ranks lowest.
+    /// In a ragged plan the slots of a head take the place of tokens, and scores are <c>[pairs]</c>, head by head.
     /// </summary>
     /// <param name="plan">Shape, scope and counts.</param>
     /// <param name="scores"><c>[N, Hkv]</c>.</param>
@@ -87,6 +94,27 @@ public abstract class KvBackend : IDisposable
     /// <summary>Releases what the backend holds.</summary>
     public abstract void Dispose();
 
+    /// <summary>Leverage scores of a ragged plan, which come without attention scores.</summary>
+    /// <exception cref="CompactorException">There are attention scores.</exception>
+    private protected static BufferView<float> RequireLeverageAlone(BufferView<float>? leverage, BufferView<float>? attention) =>
+        attention is null && leverage is { } scores ? scores
+            : throw CompactorException.Unsupported("A ragged layer is scored by leverage alone; its heads hold different tokens, which no query chunk lines up with.");
+
+    /// <summary>Checks a ragged plan against the tables it is for.</summary>
+    /// <exception cref="CompactorException">They do not fit; the message names what.</exception>
+    private protected static void CheckRagged(LayerPlan plan, in PagedSlots slots, PagedTables tables, RotaryEmbedding? undo)
+    {
+        var shape = plan.Shape;
+        if (!shape.IsRagged)
+            throw CompactorException.Argument("The plan is not ragged; use Leverage for dense keys.");
+        if (slots.Cache.Dim != shape.HeadDim || slots.Cache.ElementType != shape.ElementType)
+            throw CompactorException.Argument($"The cache holds rows of {slots.Cache.Dim} {slots.Cache.ElementType} elements; the plan is for {shape.HeadDim} {shape.ElementType}.");
+        int rows = shape.Sequences * shape.KvHeads;
+        if (tables.Lengths.Length != rows || tables.Tables.Length < (long)rows * tables.RowStride)
+            throw CompactorException.Argument($"There are {tables.Lengths.Length} lengths and {tables.Tables.Length} table entries; {rows} rows of {tables.RowStride} are needed.");
+        undo?.ValidateStored(shape.HeadDim, 0);
+    }
+
     /// <summary>Checks the shapes of a decode attention call against each other.</summary>
     /// <exception cref="CompactorException">They do not fit; the message names what.</exception>
     private protected static void CheckDecode(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
@@ -107,6 +135,29 @@ public abstract class KvBackend : IDisposable
         if (output.Length != heads * query.Dim || (logSumExp is { } lse && lse.Length != heads))
             throw CompactorException.Argument($"The output holds {output.Length} floats and the log-sum-exp {logSumExp?.Length ?? heads}; they take {heads * query.Dim} and {heads}.");
     }
+}
+
+/// <summary>A point in a backend's queue.</summary>
+public abstract class BackendEvent : IDisposable
+{
+    /// <summary>Whether everything queued before the point is done. Never waits.</summary>
+    public abstract bool HasPassed { get; }
+
+    /// <summary>Blocks the calling thread until everything queued before the point is done.</summary>
+    public abstract void Wait();
+
+    /// <summary>Gives the event back; what is queued goes on.</summary>
+    public abstract void Dispose();
+}
+
+/// <summary>The event of a backend whose operations are done when they return.</summary>
+internal sealed class PassedEvent : BackendEvent
+{
+    public override bool HasPassed => true;
+
+    public override void Wait() { }
+
+    public override void Dispose() { }
 }
 
 /// <summary>What fusing found.</summary>

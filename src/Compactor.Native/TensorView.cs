@@ -49,6 +49,12 @@ public readonly record struct TensorView(
 /// <param name="Length">Number of elements.</param>
 public readonly record struct BufferView<T>(nint Address, long Length) where T : unmanaged
 {
+    /// <summary>A part of the run.</summary>
+    /// <exception cref="CompactorException">The part reaches beyond it.</exception>
+    public BufferView<T> Slice(long start, long length) => start >= 0 && length >= 0 && start + length <= Length
+        ? new(Address + (nint)(start * System.Runtime.CompilerServices.Unsafe.SizeOf<T>()), length)
+        : throw CompactorException.Argument($"Elements {start} to {start + length} are not in a buffer of {Length}.");
+
     /// <summary>The elements as a span. Valid for host memory only.</summary>
     public unsafe Span<T> AsSpan() => new((void*)Address, checked((int)Length));
 }

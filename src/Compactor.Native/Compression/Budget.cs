@@ -64,72 +64,100 @@ public readonly record struct Budget
     /// <param name="requested">The count before it is raised to the protected or minimum pairs, from 0 to N·Hkv.</param>
     internal long Count(CompressionOptions options, int tokens, int kvHeads, long bytesPerPair, out long requested)
     {
-        const double slack = 1e-9;
-        long all = (long)tokens * kvHeads;
-        int protectedTokens = (int)Math.Min(tokens, (long)options.ProtectFirst + options.ProtectLast);
-        long floor = (long)Math.Max(protectedTokens, Math.Min(tokens, options.MinTokensPerHead)) * kvHeads;
+        long all = (long)tokens * kvHeads, protectedPairs = Protected(options, tokens) * kvHeads, floor = Floor(options, tokens) * kvHeads;
         if (KeepsEverything)
             return requested = all;
-
-        // One competition has `heads` heads in it; equal-length scopes count one head and multiply.
-        int heads = options.SelectionScope == SelectionScope.Sequence ? kvHeads : 1;
-        int competitions = kvHeads / heads;
-        long count;
-        switch (_unit)
-        {
-            case Unit.Ratio:
-                count = options.RetentionCount switch
-                {
-                    RetentionCount.CeilingOfTokens => (long)Math.Ceiling(_amount * tokens - slack) * heads,
-                    RetentionCount.FloorOfTokens => (long)Math.Floor(_amount * tokens + slack) * heads,
-                    _ => Math.Max(1, RoundHalfToEven(_amount * Math.Max(0, tokens - protectedTokens) * heads, slack)),
-                };
-                count *= competitions;
-                if (options.ProtectedBudget == ProtectedBudget.OnTop)
-                    count += (long)protectedTokens * kvHeads;
-                break;
-            case Unit.Tokens:
-                count = (long)_amount * kvHeads;
-                if (options.MinTokensPerHead > _amount)
-                    throw new CompactorException(CompactorStatus.BudgetNotMet,
-                        $"A budget of {_amount} tokens a head cannot keep the minimum of {options.MinTokensPerHead} tokens a head; " +
-                        "raise the budget or lower the minimum.");
-                break;
-            default:
-                count = (long)(_amount / bytesPerPair) / competitions * competitions;
-                if (count < floor)
-                    throw new CompactorException(CompactorStatus.BudgetNotMet,
-                        $"A budget of {_amount} bytes cannot hold the {floor} protected or minimum (token, head) pairs of a sequence of {tokens} tokens, " +
-                        $"which take {floor * bytesPerPair} bytes; raise the budget, or lower the protected or minimum token counts.");
-                break;
-        }
-        requested = Math.Clamp(count, 0, all);
-        return protectedTokens == tokens ? all : Math.Clamp(Math.Max(count, floor), 0, all);
+        requested = Math.Clamp(Requested(options, all, protectedPairs, kvHeads, bytesPerPair), 0, all);
+        RequireRoom(requested, floor, bytesPerPair, all, kvHeads);
+        return protectedPairs == all ? all : Math.Clamp(Math.Max(requested, floor), 0, all);
     }
 
     /// <summary>
-    /// Shares a byte budget of a whole cache: evenly over its layers, and within a layer over the sequences in proportion to their
-    /// lengths, rounded down, so that the sum never exceeds it.
+    /// Kept pairs of one sequence whose heads hold different numbers n_h: as for N tokens in every head, with N = sum(n_h)/Hkv, the average, which need not be whole, and with
+    /// sums over heads of what is protected, min(n_h, first + last), or the least, where Hkv times one head's stands otherwise.
+    /// In head scope each head keeps its count or all it has; what it lacks no other head gets.
     /// </summary>
-    /// <param name="bytes">Bytes of keys and values of all layers and sequences together.</param>
-    /// <param name="layers">Layers, 1 or more.</param>
-    /// <param name="cuSeqlens"><c>[B+1]</c> packed offsets of the sequences.</param>
-    /// <returns><c>[B]</c> budgets of one layer.</returns>
-    /// <exception cref="CompactorException">A sequence's share is below 1 byte.</exception>
-    public static Budget[] SplitBytes(long bytes, int layers, IReadOnlyList<int> cuSeqlens)
+    /// <param name="options">Rounding rule, protection, scope and minimum.</param>
+    /// <param name="lengths"><c>[Hkv]</c> tokens each head holds.</param>
+    /// <param name="bytesPerPair">Bytes of one token's key and value in one head.</param>
+    /// <param name="keptOfHeads">Receives <c>[Hkv]</c> counts in head scope.</param>
+    /// <param name="requested">The count before it is raised to the protected or minimum pairs.</param>
+    internal long CountRagged(CompressionOptions options, ReadOnlySpan<int> lengths, long bytesPerPair, Span<int> keptOfHeads, out long requested)
     {
-        var budgets = new Budget[cuSeqlens.Count - 1];
-        long layer = bytes / layers;
-        for (int b = 0; b < budgets.Length; b++)
+        long all = 0, protectedPairs = 0, floor = 0, largestFloor = 0;
+        foreach (int length in lengths)
         {
-            int length = cuSeqlens[b + 1] - cuSeqlens[b];
-            long share = length == 0 ? 1 : (long)((Int128)layer * length / cuSeqlens[^1]);
-            if (share < 1)
-                throw new CompactorException(CompactorStatus.BudgetNotMet,
-                    $"A budget of {bytes} bytes over {layers} layers leaves nothing for sequence {b} of {length} tokens; raise it.");
-            budgets[b] = Bytes(share);
+            all += length;
+            protectedPairs += Protected(options, length);
+            floor += Floor(options, length);
+            largestFloor = Math.Max(largestFloor, Floor(options, length));
         }
-        return budgets;
+        if (KeepsEverything)
+        {
+            lengths.CopyTo(keptOfHeads);
+            return requested = all;
+        }
+        int heads = lengths.Length;
+        long count = Math.Max(0, Requested(options, all, protectedPairs, heads, bytesPerPair));
+        if (options.SelectionScope == SelectionScope.Sequence)
+        {
+            requested = Math.Min(count, all);
+            RequireRoom(requested, floor, bytesPerPair, all, heads);
+            return Math.Clamp(Math.Max(requested, floor), 0, all);
+        }
+        RequireRoom(count, Math.Max(floor, largestFloor * heads), bytesPerPair, all, heads);
+        requested = 0;
+        long kept = 0;
+        for (int h = 0; h < heads; h++)
+        {
+            requested += Math.Min(count / heads, lengths[h]);
+            kept += keptOfHeads[h] = (int)Math.Min(Math.Max(count / heads, Floor(options, lengths[h])), lengths[h]);
+        }
+        return kept;
+    }
+
+    /// <summary>Bytes of what is always kept of one sequence of a layer: protected tokens and the least a head keeps.</summary>
+    internal static long FloorBytes(CompressionOptions options, int tokens, int kvHeads, long bytesPerPair) => Floor(options, tokens) * kvHeads * bytesPerPair;
+
+    private static long Protected(CompressionOptions options, int tokens) => Math.Min(tokens, (long)options.ProtectFirst + options.ProtectLast);
+
+    private static long Floor(CompressionOptions options, int tokens) => Math.Max(Protected(options, tokens), Math.Min(tokens, options.MinTokensPerHead));
+
+    /// <summary>What the budget asks for of all pairs; in equal-length scopes a multiple of the heads.</summary>
+    private long Requested(CompressionOptions options, long pairs, long protectedPairs, int kvHeads, long bytesPerPair)
+    {
+        const double slack = 1e-9;
+        // One competition has `heads` heads in it; equal-length scopes count one head and multiply.
+        int heads = options.SelectionScope == SelectionScope.Sequence ? kvHeads : 1;
+        int competitions = kvHeads / heads;
+        double tokens = (double)pairs / kvHeads;
+        switch (_unit)
+        {
+            case Unit.Ratio:
+                long count = options.RetentionCount switch
+                {
+                    RetentionCount.CeilingOfTokens => (long)Math.Ceiling(_amount * tokens - slack) * heads,
+                    RetentionCount.FloorOfTokens => (long)Math.Floor(_amount * tokens + slack) * heads,
+                    _ => Math.Max(1, RoundHalfToEven(_amount * (pairs - protectedPairs) / competitions, slack)),
+                };
+                count *= competitions;
+                return options.ProtectedBudget != ProtectedBudget.OnTop ? count
+                    : count + (protectedPairs + competitions - 1) / competitions * competitions;
+            case Unit.Tokens:
+                return options.MinTokensPerHead <= _amount ? (long)_amount * kvHeads
+                    : throw new CompactorException(CompactorStatus.BudgetNotMet,
+                        $"A budget of {_amount} tokens a head cannot keep the minimum of {options.MinTokensPerHead} tokens a head; raise the budget or lower the minimum.");
+            default:
+                return (long)(_amount / bytesPerPair) / competitions * competitions;
+        }
+    }
+
+    private void RequireRoom(long count, long floor, long bytesPerPair, long pairs, int kvHeads)
+    {
+        if (_unit == Unit.Bytes && count < floor)
+            throw new CompactorException(CompactorStatus.BudgetNotMet,
+                $"A budget of {_amount} bytes cannot hold the {floor} protected or minimum (token, head) pairs of a sequence of {(double)pairs / kvHeads:0.#} tokens, " +
+                $"which take {floor * bytesPerPair} bytes; raise the budget, or lower the protected or minimum token counts.");
     }
 
     private static long RoundHalfToEven(double value, double slack)

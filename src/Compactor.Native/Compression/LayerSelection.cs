@@ -17,7 +17,7 @@ public sealed class LayerSelection : IDisposable
     /// <summary>The plan this came from.</summary>
     public LayerPlan Plan { get; }
 
-    /// <summary>Raw leverage scores <c>[N, Hkv]</c>; null when they were not needed.</summary>
+    /// <summary>Raw leverage scores <c>[N, Hkv]</c> (here and below <c>[pairs]</c>, head by head, where the plan is ragged); null when they were not needed.</summary>
     public BackendBuffer<float>? Leverage { get; private set; }
 
     /// <summary>Attention scores <c>[N, Hkv]</c> after the group reduction; null when there were no queries or they were not needed.</summary>
@@ -44,12 +44,14 @@ public sealed class LayerSelection : IDisposable
     /// <summary>Allocates <see cref="Scores"/>.</summary>
     public BufferView<float> NewFused() => (Scores = NewScores()).View;
 
-    private BackendBuffer<float> NewScores() => _backend.Allocate<float>((long)Plan.Shape.Tokens * Plan.Shape.KvHeads);
+    private BackendBuffer<float> NewScores() => _backend.Allocate<float>(Plan.Shape.Pairs);
 
     /// <summary>Gathers the survivors of a tensor into a dense <c>[kept pairs, D]</c>, as bytes.</summary>
     /// <param name="source">Keys or values of the layer.</param>
     public BackendBuffer<byte> Compact(in TensorView source)
     {
+        if (Plan.Shape.IsRagged)
+            throw CompactorException.Unsupported($"Layer {Plan.Shape.Layer}: the selection is of slots of a paged cache; compact them there.");
         long start = Stopwatch.GetTimestamp();
         var destination = _backend.Allocate<byte>(Plan.KeptPairs * source.Dim * source.ElementType.Size());
         _backend.Compact(Plan, source, KeptIndices.View, KeptOffsets.View, destination.View);
@@ -60,16 +62,18 @@ public sealed class LayerSelection : IDisposable
     internal void KeepEverything()
     {
         var shape = Plan.Shape;
-        var indices = KeptIndices.View.AsSpan();
-        var offsets = KeptOffsets.View.AsSpan();
-        offsets[0] = 0;
+        var indices = new int[Plan.KeptPairs];
+        var offsets = new int[shape.Sequences * shape.KvHeads + 1];
         for (int b = 0, segment = 0; b < shape.Sequences; b++)
             for (int h = 0; h < shape.KvHeads; h++, segment++)
             {
-                offsets[segment + 1] = offsets[segment] + shape.LengthOf(b);
-                for (int t = 0; t < shape.LengthOf(b); t++)
+                int length = shape.LengthOf(b, h);
+                offsets[segment + 1] = offsets[segment] + length;
+                for (int t = 0; t < length; t++)
                     indices[offsets[segment] + t] = t;
             }
+        _backend.Upload<int>(indices, KeptIndices.View);
+        _backend.Upload<int>(offsets, KeptOffsets.View);
     }
 
     /// <summary>Gives all buffers back.</summary>

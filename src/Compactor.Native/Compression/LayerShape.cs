@@ -44,14 +44,39 @@ public sealed record LayerShape
         ElementType = elementType;
     }
 
-    /// <summary><c>[B+1]</c> packed offsets of the sequences.</summary>
+    /// <summary>Shape of a layer whose heads hold different numbers of tokens, as a compressed cache does.</summary>
+    /// <param name="lengths"><c>[B·Hkv]</c> slots of each head, sequence by sequence.</param>
+    /// <param name="kvHeads">KV heads Hkv.</param>
+    /// <param name="headDim">Head dimension D, shared by keys and values.</param>
+    /// <param name="elementType">Element type of keys and values.</param>
+    /// <exception cref="CompactorException">A value is out of range, or the lengths are not those of whole sequences.</exception>
+    public static LayerShape Ragged(IReadOnlyList<int> lengths, int kvHeads, int headDim, ElementType elementType)
+    {
+        if (kvHeads < 1 || lengths.Count % kvHeads != 0)
+            throw CompactorException.Argument($"There are {lengths.Count} lengths for {kvHeads} KV heads; give one a (sequence, head).");
+        var offsets = new int[lengths.Count + 1];
+        for (int i = 0; i < lengths.Count; i++)
+        {
+            if (lengths[i] < 0 || lengths[i] > int.MaxValue - offsets[i])
+                throw CompactorException.Argument($"Length {lengths[i]} of sequence {i / kvHeads}, head {i % kvHeads} is negative, or exceeds {int.MaxValue} pairs in all.");
+            offsets[i + 1] = offsets[i] + lengths[i];
+        }
+        return new LayerShape(offsets, 0, 1, headDim, elementType) { IsRagged = true, KvHeads = kvHeads };
+    }
+
+    /// <summary>
+    /// Whether heads have lengths of their own. Scores and indices then run head by head, <c>[pairs]</c>, and slots of a head take the place of tokens.
+    /// </summary>
+    public bool IsRagged { get; private init; }
+
+    /// <summary><c>[B+1]</c> packed offsets of the sequences; <c>[B·Hkv+1]</c> of their heads, in pairs, where ragged.</summary>
     public IReadOnlyList<int> CuSeqlens { get; }
 
     /// <summary>Query heads Hq; 0 when no queries are given.</summary>
     public int QueryHeads { get; }
 
     /// <summary>KV heads Hkv.</summary>
-    public int KvHeads { get; }
+    public int KvHeads { get; private init; }
 
     /// <summary>Head dimension D.</summary>
     public int HeadDim { get; }
@@ -60,10 +85,13 @@ public sealed record LayerShape
     public ElementType ElementType { get; }
 
     /// <summary>Sequences B.</summary>
-    public int Sequences => CuSeqlens.Count - 1;
+    public int Sequences => IsRagged ? (CuSeqlens.Count - 1) / KvHeads : CuSeqlens.Count - 1;
 
-    /// <summary>Tokens of all sequences.</summary>
+    /// <summary>Tokens of all sequences; where ragged, of all their heads.</summary>
     public int Tokens => CuSeqlens[^1];
+
+    /// <summary>(token, head) pairs of all sequences.</summary>
+    public int Pairs => IsRagged ? CuSeqlens[^1] : CuSeqlens[^1] * KvHeads;
 
     /// <summary>Query heads G that share a KV head; 0 when no queries are given.</summary>
     public int Group => QueryHeads / KvHeads;
@@ -80,8 +108,14 @@ public sealed record LayerShape
     /// <summary>Stable ids of the sequences, which key their Phi; null for 0, 1, 2, ...</summary>
     public IReadOnlyList<long>? SequenceIds { get; init; }
 
-    /// <summary>Tokens of sequence <paramref name="b"/>.</summary>
+    /// <summary>Tokens of sequence <paramref name="b"/>; of entry <paramref name="b"/> of the lengths, where ragged.</summary>
     public int LengthOf(int b) => CuSeqlens[b + 1] - CuSeqlens[b];
+
+    /// <summary>Tokens of one head of sequence <paramref name="b"/>.</summary>
+    public int LengthOf(int b, int head) => LengthOf(IsRagged ? b * KvHeads + head : b);
+
+    /// <summary>Pairs of sequence <paramref name="b"/>.</summary>
+    public int PairsOf(int b) => IsRagged ? CuSeqlens[(b + 1) * KvHeads] - CuSeqlens[b * KvHeads] : LengthOf(b) * KvHeads;
 
     /// <summary>Stable id of sequence <paramref name="b"/>.</summary>
     public long IdOf(int b) => SequenceIds is null ? b : SequenceIds[b];

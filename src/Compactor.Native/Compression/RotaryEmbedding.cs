@@ -88,6 +88,20 @@ public sealed class RotaryEmbedding
             throw CompactorException.Argument($"RoPE {(_cos is null ? "positions" : "tables")} cover {rows} tokens; the layer has {shape.Tokens}.");
     }
 
+    /// <summary>Checks the embedding for keys whose positions a cache has stored: frequencies without positions of their own, or tables of one row a position.</summary>
+    /// <param name="headDim">Head dimension D.</param>
+    /// <param name="positionEnd">A position above every stored one.</param>
+    /// <exception cref="CompactorException">More dimensions are rotated than a head has, positions are given, or the tables are too short.</exception>
+    public void ValidateStored(int headDim, int positionEnd)
+    {
+        if (RotaryDim > headDim)
+            throw CompactorException.Argument($"The rotary dimension {RotaryDim} exceeds the head dimension {headDim}.");
+        if (_positions is not null)
+            throw CompactorException.Argument("The rotary embedding has positions of its own; a cache has stored those of its slots. Create it without positions.");
+        if (_cos is not null && _cos.Length / (RotaryDim / 2) < positionEnd)
+            throw CompactorException.Argument($"RoPE tables cover {_cos.Length / (RotaryDim / 2)} positions; the cache holds positions up to {positionEnd - 1}.");
+    }
+
     /// <summary>Cosine and sine of every pair of one token, in double.</summary>
     /// <param name="packedToken">Index in the packed batch.</param>
     /// <param name="token">Index within the sequence.</param>

@@ -60,6 +60,9 @@ public sealed class Sketch
         return new Sketch(phi.ToArray(), shape.HeadDim, columns, count, count == 1 ? 0 : shape.KvHeads);
     }
 
+    /// <summary>The same sketches where each (sequence, head) counts as a sequence of one head.</summary>
+    internal Sketch PerHead() => new(_phi, Dim, Columns, Count, Math.Min(_heads, 1));
+
     /// <summary>Phi <c>[D, k]</c>, row-major, of one head of one sequence.</summary>
     public ReadOnlySpan<float> Of(int sequence, int head) =>
         _phi.AsSpan((Count == 1 ? 0 : sequence * _heads + head) * Dim * Columns, Dim * Columns);

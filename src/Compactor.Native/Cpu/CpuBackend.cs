@@ -23,7 +23,7 @@ public enum SimdWidth
 /// The operations on the CPU: SIMD, blocked, multi-threaded; float32, float16 and bfloat16 inputs are converted while loading. Results are the same
 /// bits for any number of threads at one SIMD width.
 /// </summary>
-public sealed unsafe class CpuBackend : KvBackend
+public sealed unsafe partial class CpuBackend : KvBackend
 {
     private readonly Workers _workers;
 
@@ -74,14 +74,29 @@ public sealed unsafe class CpuBackend : KvBackend
     public override void Leverage(LayerPlan plan, in TensorView keys, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage)
     {
         CheckScores(plan, leverage, nameof(leverage));
-        if (sketch.Dim != plan.Shape.HeadDim || (sketch.Count != 1 && sketch.Count != plan.Shape.Sequences * plan.Shape.KvHeads))
-            throw CompactorException.Argument(
-                $"The sketch holds {sketch.Count} Phi of {sketch.Dim} rows; the layer needs 1 or {plan.Shape.Sequences * plan.Shape.KvHeads} of {plan.Shape.HeadDim}.");
+        CheckSketch(plan, sketch);
         switch (Width)
         {
             case SimdWidth.Bits512: CpuLeverage<Lanes512, Vector512<float>>.Run(_workers, plan, keys, undo, sketch, leverage); break;
             case SimdWidth.Bits256: CpuLeverage<Lanes256, Vector256<float>>.Run(_workers, plan, keys, undo, sketch, leverage); break;
             default: CpuLeverage<Lanes128, Vector128<float>>.Run(_workers, plan, keys, undo, sketch, leverage); break;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void LeverageOfSlots(LayerPlan plan, in PagedSlots slots, PagedTables tables, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage)
+    {
+        CheckRagged(plan, slots, tables, undo);
+        for (int row = 0; row < tables.Lengths.Length; row++)
+            if (tables.Lengths.AsSpan()[row] != plan.Shape.LengthOf(row))
+                throw CompactorException.Argument($"Row {row} of the tables holds {tables.Lengths.AsSpan()[row]} slots; the plan was made for {plan.Shape.LengthOf(row)}.");
+        CheckScores(plan, leverage, nameof(leverage));
+        CheckSketch(plan, sketch);
+        switch (Width)
+        {
+            case SimdWidth.Bits512: CpuLeverage<Lanes512, Vector512<float>>.Run(_workers, plan, slots, tables, undo, sketch, leverage); break;
+            case SimdWidth.Bits256: CpuLeverage<Lanes256, Vector256<float>>.Run(_workers, plan, slots, tables, undo, sketch, leverage); break;
+            default: CpuLeverage<Lanes128, Vector128<float>>.Run(_workers, plan, slots, tables, undo, sketch, leverage); break;
         }
     }
 
@@ -103,6 +118,8 @@ public sealed unsafe class CpuBackend : KvBackend
         CheckScores(plan, scores, nameof(scores));
         if (leverage is null && attention is null)
             throw CompactorException.Argument("Fusing needs leverage scores, attention scores, or both.");
+        if (plan.Shape.IsRagged)
+            return CpuRagged.Fuse(plan, RequireLeverageAlone(leverage, attention), scores);
         return Width switch
         {
             SimdWidth.Bits512 => CpuFuse<Lanes512, Vector512<float>>.Run(_workers, plan, leverage, attention, value, scores),
@@ -116,7 +133,10 @@ public sealed unsafe class CpuBackend : KvBackend
     {
         CheckScores(plan, scores, nameof(scores));
         CheckKept(plan, keptIndices, keptOffsets);
-        CpuSelect.Run(_workers, plan, scores, keptIndices, keptOffsets);
+        if (plan.Shape.IsRagged)
+            CpuRagged.Select(_workers, plan, scores, keptIndices, keptOffsets);
+        else
+            CpuSelect.Run(_workers, plan, scores, keptIndices, keptOffsets);
     }
 
     /// <inheritdoc/>
@@ -156,11 +176,17 @@ public sealed unsafe class CpuBackend : KvBackend
     /// <summary>Releases scratch memory.</summary>
     public override void Dispose() => _workers.Dispose();
 
+    private static void CheckSketch(LayerPlan plan, Sketch sketch)
+    {
+        if (sketch.Dim != plan.Shape.HeadDim || (sketch.Count != 1 && sketch.Count != plan.Shape.Sequences * plan.Shape.KvHeads))
+            throw CompactorException.Argument(
+                $"The sketch holds {sketch.Count} Phi of {sketch.Dim} rows; the layer needs 1 or {plan.Shape.Sequences * plan.Shape.KvHeads} of {plan.Shape.HeadDim}.");
+    }
+
     private static void CheckScores(LayerPlan plan, BufferView<float> buffer, string name)
     {
-        long expected = (long)plan.Shape.Tokens * plan.Shape.KvHeads;
-        if (buffer.Length != expected)
-            throw CompactorException.Argument($"{name} holds {buffer.Length} scores; [N, Hkv] = [{plan.Shape.Tokens}, {plan.Shape.KvHeads}] takes {expected}.");
+        if (buffer.Length != plan.Shape.Pairs)
+            throw CompactorException.Argument($"{name} holds {buffer.Length} scores; {plan.Shape.Sequences} sequences of {plan.Shape.KvHeads} KV heads hold {plan.Shape.Pairs} pairs.");
     }
 
     private static void CheckKept(LayerPlan plan, BufferView<int> indices, BufferView<int> offsets)

@@ -75,34 +75,13 @@ internal static unsafe class CpuFuse<TLanes, TVector>
             for (int offset = 0; offset < stride; offset++)
             {
                 int from = begin + offset, to = Math.Min(source.Length, begin + span);
-                var (mean, inverse) = Statistics(source, from, to, stride, options);
+                var (mean, inverse) = CpuStatistics.Of(source, from, to, stride, options);
                 for (int e = from; e < to; e += stride)
                 {
                     double z = weight * ((source[e] - mean) * inverse);
                     target[e] = (float)(add ? target[e] + z : z);
                 }
             }
-    }
-
-    /// <summary>Mean and 1/std of finite elements; 1/std is 0 where they are constant to float32's resolution.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static (double Mean, double Inverse) Statistics(ReadOnlySpan<float> x, int from, int to, int stride, CompressionOptions options)
-    {
-        double sum = 0, largest = 0;
-        long count = 0;
-        for (int e = from; e < to; e += stride)
-            if (float.IsFinite(x[e]))
-            {
-                sum += x[e];
-                largest = Math.Max(largest, Math.Abs(x[e]));
-                count++;
-            }
-        double mean = count == 0 ? 0 : sum / count, squares = 0;
-        for (int e = from; e < to; e += stride)
-            if (float.IsFinite(x[e]))
-                squares += (x[e] - mean) * (x[e] - mean);
-        double std = Math.Sqrt(squares / Math.Max(1, options.UnbiasedStandardDeviation ? count - 1 : count));
-        return (mean, std > largest / 65536 ? 1 / Math.Max(std, options.StandardDeviationFloor) : 0);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

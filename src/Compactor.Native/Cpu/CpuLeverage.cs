@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using Compactor.Native.Compression;
+using Compactor.Native.Paging;
 
 namespace Compactor.Native.Cpu;
 
@@ -25,7 +26,20 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
     public static void Run(Workers workers, LayerPlan plan, TensorView keys, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage)
     {
         using var rotation = undo is null ? null : new InverseRotation(undo, plan.Shape, workers);
-        var call = new Call(workers, plan, keys, rotation, sketch, (float*)leverage.Address);
+        var badKey = new NonFiniteInput(plan.Shape, undo is null ? "key_pre_rope" : "key");
+        Run(new Call(workers, plan, new DenseRows<TLanes, TVector>(keys, plan.Shape, rotation), badKey, sketch, (float*)leverage.Address), plan, leverage);
+    }
+
+    public static void Run(Workers workers, LayerPlan plan, PagedSlots slots, PagedTables tables, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage)
+    {
+        using var rotation = undo is null ? null : new PositionRotation(undo, plan.Shape, slots, tables, workers);
+        var badKey = new NonFiniteInput(plan.Shape, "the cache (slots count as tokens)");
+        var perHead = plan.PerHead();
+        Run(new Call(workers, perHead, new PagedRows<TLanes, TVector>(slots, tables, plan.Shape.KvHeads, rotation), badKey, sketch.PerHead(), (float*)leverage.Address), perHead, leverage);
+    }
+
+    private static void Run(Call call, LayerPlan plan, BufferView<float> leverage)
+    {
         leverage.AsSpan().Clear();
         for (int b = 0; b < plan.Shape.Sequences; b++)
         {
@@ -37,13 +51,10 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
             else
                 call.WholeSequence(b, first, end);
         }
-        call.BadKey.ThrowIfAny();
-        if (call.FailedHead is var (sequence, head))
-            throw new CompactorException(CompactorStatus.FactorizationFailed,
-                $"Layer {plan.Shape.Layer}: the Gram matrix of sequence {sequence}, head {head} has no Cholesky factor even with Epsilon {plan.Options.Epsilon} times 10^{GramFactor.MaxEscalations}; raise Epsilon.");
+        call.ThrowIfAny();
     }
 
-    private sealed class Call(Workers workers, LayerPlan plan, TensorView keys, InverseRotation? rotation, Sketch sketch, float* leverage)
+    private sealed class Call(Workers workers, LayerPlan plan, LeverageRows source, NonFiniteInput badKey, Sketch sketch, float* leverage)
     {
         private readonly Lock _lock = new();
         private readonly int _dim = plan.Shape.HeadDim, _k = sketch.Columns, _heads = plan.Shape.KvHeads;
@@ -51,9 +62,15 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         /// <summary>k rounded up to whole panels: the row stride of X, Gram sums and the solve.</summary>
         private readonly int _columns = MatrixTile<TLanes, TVector>.PaddedColumns(sketch.Columns);
 
-        public NonFiniteInput BadKey { get; } = new(plan.Shape, rotation is null ? "key_pre_rope" : "key");
+        private (int Sequence, int Head)? _failed;
 
-        public (int Sequence, int Head)? FailedHead { get; private set; }
+        public void ThrowIfAny()
+        {
+            badKey.ThrowIfAny();
+            if (_failed is var (sequence, head))
+                throw new CompactorException(CompactorStatus.FactorizationFailed,
+                    $"Layer {plan.Shape.Layer}: the Gram matrix of sequence {sequence}, head {head} has no Cholesky factor even with Epsilon {plan.Options.Epsilon} times 10^{GramFactor.MaxEscalations}; raise Epsilon.");
+        }
 
         private long PanelFloats => (long)_dim * _columns;
         private long GramFloats => (long)MatrixTile<TLanes, TVector>.PaddedRows(_k) * _columns;
@@ -141,7 +158,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                 AddParts(total, blocks, _k * _k);
                 Factor(b, head, total, (double*)scratch, solve + (long)head * _k * _columns);
             });
-            if (FailedHead is not null)
+            if (_failed is not null)
                 return;
             workers.Run(_heads * blocks, floats * sizeof(float), (item, scratch) =>
             {
@@ -173,11 +190,10 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
 
         private void LoadRows(int b, int token, int count, int head, float* rows)
         {
-            int start = plan.Shape.CuSeqlens[b];
-            if (!RowLoader<TLanes, TVector>.Load(keys, b, start, token, count, head, rows))
-                BadKey.Find(b, token, count, head, rows, _dim);
-            if (rotation is not null)
-                RowLoader<TLanes, TVector>.Unrotate(rotation, start + token, rows, count, _dim);
+            if (source.Load(b, token, count, head, rows))
+                return;
+            var (sequence, named) = source.Of(b, head);
+            badKey.Find(sequence, token, count, named, rows, _dim);
         }
 
         /// <summary>Adds the rows to <paramref name="sum"/> [D]: differences from a tile's first row in float32, tiles in double.</summary>
@@ -264,8 +280,8 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
             if (GramFactor.InvertFactor(new ReadOnlySpan<double>(gram, _k * _k), _k, plan.Options.Epsilon, new Span<double>(inverse, _k * _k)) is null)
             {
                 lock (_lock)
-                    if (FailedHead is null || (b, head).CompareTo(FailedHead.Value) < 0)
-                        FailedHead = (b, head);
+                    if (_failed is null || source.Of(b, head).CompareTo(_failed.Value) < 0)
+                        _failed = source.Of(b, head);
                 return false;
             }
             new Span<float>(solve, _k * _columns).Clear();

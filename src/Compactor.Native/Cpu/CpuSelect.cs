@@ -61,10 +61,10 @@ internal static unsafe class CpuSelect
         }
     }
 
-    private const uint Kept = 1, Dropped = 0;
+    public const uint Kept = 1, Dropped = 0;
 
     /// <summary>A key that orders as scores do: -0 as 0, NaN lowest. <see cref="uint.MaxValue"/> is above every score.</summary>
-    private static uint Key(float score)
+    public static uint Key(float score)
     {
         if (float.IsNaN(score))
             return 0;
@@ -72,7 +72,7 @@ internal static unsafe class CpuSelect
         return bits >> 31 == 0 ? bits | 0x80000000 : ~bits;
     }
 
-    private static void RaiseBestOfEachHead(Span<uint> keys, int heads, int tokens)
+    public static void RaiseBestOfEachHead(Span<uint> keys, int heads, int tokens)
     {
         for (int h = 0; h < heads; h++)
         {
@@ -85,7 +85,7 @@ internal static unsafe class CpuSelect
 
     /// <summary>Replaces keys by <see cref="Kept"/> or <see cref="Dropped"/>.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void MarkTop(Span<uint> keys, int first, int stride, long count)
+    public static void MarkTop(Span<uint> keys, int first, int stride, long count)
     {
         var (threshold, ties) = Threshold(keys, first, stride, count);
         for (int e = first; e < keys.Length; e += stride)

@@ -61,25 +61,20 @@ internal static unsafe class RowLoader<TLanes, TVector>
         return TLanes.Sum(finite) == 0;
     }
 
-    /// <summary>Undoes a rotation on loaded rows.</summary>
-    /// <param name="table">Rotation of every packed token.</param>
-    /// <param name="packedToken">Packed index of row 0.</param>
-    /// <param name="rows">Rows of <paramref name="dim"/> floats.</param>
-    /// <param name="count">Rows.</param>
-    /// <param name="dim">Head dimension D.</param>
-    public static void Unrotate(InverseRotation table, int packedToken, float* rows, int count, int dim)
+    /// <summary>Undoes a rotation on one loaded row.</summary>
+    /// <param name="style">Pairing of dimensions.</param>
+    /// <param name="cos">R/2 cosines, then R/2 sines, of the inverse rotation.</param>
+    /// <param name="pairs">R/2.</param>
+    /// <param name="row">The row.</param>
+    public static void Unrotate(RotaryStyle style, float* cos, int pairs, float* row)
     {
-        int pairs = table.Pairs;
-        for (int i = 0; i < count; i++, rows += dim)
-        {
-            float* cos = table.Cos(packedToken + i), sin = cos + pairs;
-            if (table.Style == RotaryStyle.HalfRotation)
-                for (int p = 0; p < pairs; p++)
-                    (rows[p], rows[p + pairs]) = (cos[p] * rows[p] + sin[p] * rows[p + pairs], cos[p] * rows[p + pairs] - sin[p] * rows[p]);
-            else
-                for (int p = 0; p < pairs; p++)
-                    (rows[2 * p], rows[2 * p + 1]) = (cos[p] * rows[2 * p] + sin[p] * rows[2 * p + 1], cos[p] * rows[2 * p + 1] - sin[p] * rows[2 * p]);
-        }
+        float* sin = cos + pairs;
+        if (style == RotaryStyle.HalfRotation)
+            for (int p = 0; p < pairs; p++)
+                (row[p], row[p + pairs]) = (cos[p] * row[p] + sin[p] * row[p + pairs], cos[p] * row[p + pairs] - sin[p] * row[p]);
+        else
+            for (int p = 0; p < pairs; p++)
+                (row[2 * p], row[2 * p + 1]) = (cos[p] * row[2 * p] + sin[p] * row[2 * p + 1], cos[p] * row[2 * p + 1] - sin[p] * row[2 * p]);
     }
 
     /// <summary>Subtracts a mean from loaded rows.</summary>

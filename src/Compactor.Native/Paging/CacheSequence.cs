@@ -5,9 +5,10 @@ namespace Compactor.Native.Paging;
 /// <summary>
 /// One sequence of a paged cache: per layer a block table <c>[Hkv, blocks]</c> and lengths <c>[Hkv]</c>, which need not be equal. Keys and values keep the
 /// position they were stored with; the next position is not the number of slots. Every operation that needs blocks either gets all of them or throws
-/// <see cref="CompactorStatus.OutOfBlocks"/> and leaves cache and sequence exactly as they were. Host memory.
+/// <see cref="CompactorStatus.OutOfBlocks"/> and leaves cache and sequence exactly as they were.
+/// Tokens are copied by the cache's backend, which may do so after the call returns; tables and lengths are up to date at once.
 /// </summary>
-public sealed unsafe class CacheSequence : IDisposable
+public sealed class CacheSequence : IDisposable
 {
     private readonly LayerTable[] _layers;
     private SharedPrefix? _prefix;
@@ -29,10 +30,13 @@ public sealed unsafe class CacheSequence : IDisposable
     public ReadOnlySpan<int> Blocks(int layer, int head) => CollectionsMarshal.AsSpan(Table(layer).Rows[head]);
 
     /// <summary>Blocks the sequence would give back if it were freed now; a prefix that others share is not among them.</summary>
-    public int OwnBlocks => _layers.Sum(layer => layer.OwnBlocks.Count());
+    public int OwnBlocks => _layers.Sum(layer => layer.OwnBlocks().Length);
 
     /// <summary>Slots of the sequence's blocks, shared ones included, that hold no token.</summary>
     public long UnusedSlots => _layers.Sum(layer => layer.Rows.Select((row, head) => (long)row.Count * Cache.Options.BlockSize - layer.Lengths[head]).Sum());
+
+    /// <summary>A position above every one stored in a layer: where decoding goes on.</summary>
+    public int PositionEnd(int layer) => Table(layer).PositionEnd;
 
     /// <summary>Whether the blocks that <paramref name="tokens"/> more tokens in every head of a layer take are free at this moment.</summary>
     public bool CanStore(int layer, int tokens)
@@ -63,13 +67,46 @@ public sealed unsafe class CacheSequence : IDisposable
     public void Store(int layer, in TensorView key, in TensorView value, int firstToken, int tokens, int firstPosition)
     {
         Check(key, value, firstToken, tokens);
-        int heads = Cache.Options.KvHeads;
-        int[] counts = new int[heads];
-        Array.Fill(counts, tokens);
-        var table = Extend(layer, counts, $"Storing {tokens} tokens in layer {layer}");
-        for (int head = 0; head < heads; head++)
-            for (int t = 0; t < tokens; t++)
-                Write(table, head, key, value, firstToken + t, firstPosition + t);
+        StoreTokens([this], layer, key, value, [firstToken], [tokens], [firstPosition]);
+    }
+
+    /// <summary>Adds tokens to every head of a layer of every sequence of a batch, or to none.</summary>
+    internal static void StoreTokens(IReadOnlyList<CacheSequence> sequences, int layer, in TensorView key, in TensorView value,
+        ReadOnlySpan<int> firstTokens, ReadOnlySpan<int> counts, ReadOnlySpan<int> firstPositions)
+    {
+        if (sequences.Count == 0)
+            return;
+        var cache = sequences[0].Cache;
+        var tables = new LayerTable[sequences.Count];
+        int heads = cache.Options.KvHeads, most = 0;
+        long missing = 0, tokens = 0;
+        for (int b = 0; b < tables.Length; b++)
+        {
+            tables[b] = sequences[b].ChangeableTable(layer);
+            CheckPositions(firstPositions[b], counts[b]);
+            for (int head = 0; head < heads; head++)
+                missing += sequences[b].MissingBlocks(tables[b], head, counts[b]);
+            most = Math.Max(most, counts[b]);
+            tokens += counts[b];
+        }
+        var blocks = cache.Take(missing, $"Storing {tokens} tokens in layer {layer}").AsSpan();
+        for (int b = 0; b < tables.Length; b++)
+            for (int head = 0; head < heads; head++)
+            {
+                int more = sequences[b].MissingBlocks(tables[b], head, counts[b]);
+                tables[b].Rows[head].AddRange(blocks[..more]);
+                blocks = blocks[more..];
+            }
+        using (var call = CallTables.Targets(cache.Backend, tables, cache.Options.BlockSize, replace: false, counts, [], new int[tables.Length], out var targets))
+        using (CallTables.Of(cache.Backend, firstTokens, firstPositions, counts, out var first, out var position, out var countsView))
+            cache.Backend.StoreTokens(cache.Slots, key, value, new TokenRuns(first, position), countsView, most, targets);
+        for (int b = 0; b < tables.Length; b++)
+        {
+            for (int head = 0; head < heads; head++)
+                tables[b].Lengths[head] += counts[b];
+            tables[b].PositionEnd = Math.Max(tables[b].PositionEnd, firstPositions[b] + counts[b]);
+        }
+        cache.AddPairs(tokens * heads);
     }
 
     /// <summary>Adds survivors only: the kept tokens of one sequence of a selection.</summary>
@@ -84,20 +121,25 @@ public sealed unsafe class CacheSequence : IDisposable
     public void StoreSurvivors(int layer, in TensorView key, in TensorView value, int firstToken,
         ReadOnlySpan<int> keptIndices, ReadOnlySpan<int> keptOffsets, int firstPosition)
     {
-        int[] counts = Counts(keptIndices, keptOffsets);
+        int[] counts = Counts(keptIndices, keptOffsets, Cache.Options.KvHeads);
         int last = -1;
-        for (int head = 0; head < counts.Length; head++)
-            foreach (int token in keptIndices[keptOffsets[head]..keptOffsets[head + 1]])
-            {
-                if (token < 0)
-                    throw CompactorException.Argument($"Kept token {token} of head {head} is negative.");
-                last = Math.Max(last, token);
-            }
+        foreach (int token in keptIndices[keptOffsets[0]..keptOffsets[^1]])
+        {
+            if (token < 0)
+                throw CompactorException.Argument($"Kept token {token} is negative.");
+            last = Math.Max(last, token);
+        }
         Check(key, value, firstToken, last + 1);
+        CheckPositions(firstPosition, last + 1);
         var table = Extend(layer, counts, $"Storing {keptOffsets[^1] - keptOffsets[0]} survivors in layer {layer}");
+        using (var call = CallTables.Targets(Cache.Backend, [table], Cache.Options.BlockSize, replace: false, [keptIndices.Length], [], [0], out var targets))
+        using (CallTables.Of(Cache.Backend, [firstToken], [firstPosition], out var first, out var position))
+        using (CallTables.Of(Cache.Backend, keptIndices, keptOffsets, out var kept, out var offsets))
+            Cache.Backend.StoreSurvivors(Cache.Slots, key, value, new TokenRuns(first, position), kept, offsets, targets);
         for (int head = 0; head < counts.Length; head++)
-            foreach (int token in keptIndices[keptOffsets[head]..keptOffsets[head + 1]])
-                Write(table, head, key, value, firstToken + token, firstPosition + token);
+            table.Lengths[head] += counts[head];
+        table.PositionEnd = Math.Max(table.PositionEnd, firstPosition + last + 1);
+        Cache.AddPairs(keptOffsets[^1] - keptOffsets[0]);
     }
 
     /// <summary>
@@ -108,11 +150,10 @@ public sealed unsafe class CacheSequence : IDisposable
     /// <exception cref="CompactorException">More survivors than the layer holds, or <see cref="CompactorStatus.OutOfBlocks"/>.</exception>
     public PendingCompaction BeginCompaction(int layer, int survivors)
     {
-        long held = Table(layer).Lengths.Sum(length => (long)length);
+        long held = Table(layer).Pairs;
         if (survivors < 0 || survivors > held)
             throw CompactorException.Argument($"Layer {layer} holds {held} (token, head) pairs; {survivors} cannot survive.");
-        int blocks = survivors / Cache.Options.BlockSize + Cache.Options.KvHeads;
-        return new PendingCompaction(this, layer, survivors, Cache.Take(blocks, $"Compacting layer {layer} to {survivors} pairs"));
+        return new PendingCompaction([this], layer, [survivors], replaces: true);
     }
 
     /// <summary>Both phases of a compaction at once.</summary>
@@ -122,7 +163,7 @@ public sealed unsafe class CacheSequence : IDisposable
     /// <exception cref="CompactorException">Slots that are not held or do not ascend, or <see cref="CompactorStatus.OutOfBlocks"/>.</exception>
     public void Compact(int layer, ReadOnlySpan<int> keptSlots, ReadOnlySpan<int> keptOffsets)
     {
-        Counts(keptSlots, keptOffsets);
+        Counts(keptSlots, keptOffsets, Cache.Options.KvHeads);
         using var pending = BeginCompaction(layer, keptOffsets[^1] - keptOffsets[0]);
         pending.Move(keptSlots, keptOffsets);
         pending.Complete();
@@ -134,37 +175,52 @@ public sealed unsafe class CacheSequence : IDisposable
     /// <exception cref="CompactorException"><see cref="CompactorStatus.OutOfBlocks"/>.</exception>
     public CacheSequence Fork()
     {
-        int blockSize = Cache.Options.BlockSize;
         ThrowIfFreed();
-        var partial = (from layer in Enumerable.Range(0, _layers.Length)
-                       from head in Enumerable.Range(0, Cache.Options.KvHeads)
-                       where _layers[layer].Lengths[head] % blockSize != 0
-                       select (layer, head)).ToArray();
-        int[] copies = Cache.Take(partial.Length, "Forking a sequence");
-        int[] newlyShared = [.. _layers.SelectMany(layer => layer.Rows.SelectMany((row, head) => row.Take(layer.Lengths[head] / blockSize).Skip(layer.Shared[head])))];
+        int blockSize = Cache.Options.BlockSize, heads = Cache.Options.KvHeads, partial = 0, full = 0;
+        for (int layer = 0; layer < _layers.Length; layer++)
+        {
+            var table = ChangeableTable(layer);
+            for (int head = 0; head < heads; head++)
+            {
+                partial += table.Lengths[head] % blockSize != 0 ? 1 : 0;
+                full += table.Lengths[head] / blockSize - table.Shared[head];
+            }
+        }
+        int[] copies = Cache.Take(partial, "Forking a sequence"), sources = new int[partial], slots = new int[partial], newlyShared = new int[full];
+        var fork = new CacheSequence(Cache);
+        partial = full = 0;
+        long copied = 0;
+        for (int layer = 0; layer < _layers.Length; layer++)
+        {
+            var table = _layers[layer];
+            var rows = new List<int>[heads];
+            for (int head = 0; head < heads; head++)
+            {
+                int shared = table.Lengths[head] / blockSize, rest = table.Lengths[head] % blockSize;
+                table.Rows[head].CopyTo(table.Shared[head], newlyShared, full, shared - table.Shared[head]);
+                full += shared - table.Shared[head];
+                table.Shared[head] = shared;
+                rows[head] = table.Rows[head][..shared];
+                if (rest == 0)
+                    continue;
+                (sources[partial], slots[partial]) = (table.Rows[head][shared], rest);
+                copied += rest;
+                rows[head].Add(copies[partial++]);
+            }
+            fork._layers[layer].Become(rows, [.. table.Lengths], [.. table.Shared]);
+            fork._layers[layer].PositionEnd = table.PositionEnd;
+        }
         if (newlyShared.Length > 0)
             _prefix = new SharedPrefix(newlyShared, _prefix);
-        var fork = new CacheSequence(Cache);
         if (_prefix is not null)
         {
             Cache.Hold(_prefix);
             fork._prefix = _prefix;
         }
-        for (int layer = 0; layer < _layers.Length; layer++)
-        {
-            var table = _layers[layer];
-            for (int head = 0; head < table.Rows.Length; head++)
-                table.Shared[head] = table.Lengths[head] / blockSize;
-            fork._layers[layer].Become([.. table.Rows.Select((row, head) => row.Take(table.Shared[head]).ToList())], [.. table.Lengths], [.. table.Shared]);
-        }
-        for (int i = 0; i < partial.Length; i++)
-        {
-            var (layer, head) = partial[i];
-            int source = _layers[layer].Rows[head][_layers[layer].Lengths[head] / blockSize];
-            fork._layers[layer].Rows[head].Add(copies[i]);
-            for (int slot = 0; slot < _layers[layer].Lengths[head] % blockSize; slot++)
-                CopySlot(source, slot, copies[i], slot);
-        }
+        Cache.AddPairs(copied);
+        if (copies.Length > 0)
+            using (CallTables.Of(Cache.Backend, sources, copies, slots, out var from, out var to, out var counts))
+                Cache.Backend.CopyBlocks(Cache.Slots, from, to, counts);
         return fork;
     }
 
@@ -174,34 +230,37 @@ public sealed unsafe class CacheSequence : IDisposable
         if (_freed)
             return;
         _freed = true;
-        Cache.Give([.. _layers.SelectMany(layer => layer.OwnBlocks)]);
+        foreach (var layer in _layers)
+            Cache.Give(layer.OwnBlocks(), layer.OwnPairs(Cache.Options.BlockSize));
         Cache.Release(_prefix);
         _prefix = null;
     }
 
-    /// <summary>Copies out what one head holds.</summary>
+    /// <summary>Copies out what one head holds, and waits for it.</summary>
     /// <returns>Positions <c>[n]</c>, keys and values <c>[n, D]</c> as bytes.</returns>
     public (int[] Positions, byte[] Keys, byte[] Values) Read(int layer, int head)
     {
         var table = Table(layer);
-        int length = table.Lengths[head], rowBytes = RowBytes, blockSize = Cache.Options.BlockSize;
-        var (positions, keys, values) = (new int[length], new byte[length * rowBytes], new byte[length * rowBytes]);
-        var view = Cache.View;
-        for (int slot = 0; slot < length; slot++)
-        {
-            int block = table.Rows[head][slot / blockSize], inBlock = slot % blockSize;
-            nint offset = (nint)view.Offset(block, inBlock, 0);
-            positions[slot] = ((int*)Cache.Positions.Address)[(long)block * blockSize + inBlock];
-            new ReadOnlySpan<byte>((void*)(view.Keys + offset), rowBytes).CopyTo(keys.AsSpan(slot * rowBytes));
-            new ReadOnlySpan<byte>((void*)(view.Values + offset), rowBytes).CopyTo(values.AsSpan(slot * rowBytes));
-        }
-        return (positions, keys, values);
+        var backend = Cache.Backend;
+        int length = table.Lengths[head], bytes = length * Cache.Options.HeadDim * Cache.Options.ElementType.Size();
+        using var row = CallTables.Of(backend, Blocks(layer, head)[..BlocksFor(length)], [length], [0], out var blocks, out var lengths, out var offsets);
+        using var keys = backend.Allocate<byte>(bytes);
+        using var values = backend.Allocate<byte>(bytes);
+        using var positions = backend.Allocate<int>(length);
+        backend.GatherSlots(Cache.Slots, new PagedTables(blocks, BlocksFor(length), lengths), offsets, keys.View, values.View, positions.View);
+        using var hostKeys = backend.AllocateHost<byte>(bytes);
+        using var hostValues = backend.AllocateHost<byte>(bytes);
+        using var hostPositions = backend.AllocateHost<int>(length);
+        backend.Download(keys.View, hostKeys.View);
+        backend.Download(values.View, hostValues.View);
+        backend.Download(positions.View, hostPositions.View);
+        using var read = backend.Record();
+        read.Wait();
+        return (hostPositions.View.AsSpan().ToArray(), hostKeys.View.AsSpan().ToArray(), hostValues.View.AsSpan().ToArray());
     }
 
     /// <summary>The prefix it shares with others, if any.</summary>
     internal SharedPrefix? Prefix => _prefix;
-
-    internal int RowBytes => Cache.Options.HeadDim * Cache.Options.ElementType.Size();
 
     internal LayerTable Table(int layer)
     {
@@ -209,28 +268,22 @@ public sealed unsafe class CacheSequence : IDisposable
         return (uint)layer < (uint)_layers.Length ? _layers[layer] : throw CompactorException.Argument($"There is no layer {layer}; the cache has {_layers.Length}.");
     }
 
+    /// <summary>The layer's table, which nothing is pending on.</summary>
+    internal LayerTable ChangeableTable(int layer) => Table(layer) is { IsPending: false } table
+        ? table
+        : throw CompactorException.Argument($"Layer {layer} has a compaction under way; complete or cancel it first.");
+
     internal int BlocksFor(long tokens) => (int)((tokens + Cache.Options.BlockSize - 1) / Cache.Options.BlockSize);
 
-    internal void CopySlot(int fromBlock, int fromSlot, int toBlock, int toSlot)
-    {
-        var view = Cache.View;
-        nint from = (nint)view.Offset(fromBlock, fromSlot, 0), to = (nint)view.Offset(toBlock, toSlot, 0);
-        NativeMemory.Copy((void*)(view.Keys + from), (void*)(view.Keys + to), (nuint)RowBytes);
-        NativeMemory.Copy((void*)(view.Values + from), (void*)(view.Values + to), (nuint)RowBytes);
-        int* positions = (int*)Cache.Positions.Address;
-        positions[(long)toBlock * view.BlockSize + toSlot] = positions[(long)fromBlock * view.BlockSize + fromSlot];
-    }
-
     /// <summary>Counts per head of a list in the form of a selection.</summary>
-    internal int[] Counts(ReadOnlySpan<int> indices, ReadOnlySpan<int> offsets)
+    internal static int[] Counts(ReadOnlySpan<int> indices, ReadOnlySpan<int> offsets, int rows)
     {
-        int heads = Cache.Options.KvHeads;
-        if (offsets.Length != heads + 1)
-            throw CompactorException.Argument($"There are {offsets.Length} offsets; expected {heads + 1}, one more than KV heads.");
-        var counts = new int[heads];
-        for (int head = 0; head < heads; head++)
-            if (offsets[head] < 0 || (counts[head] = offsets[head + 1] - offsets[head]) < 0 || offsets[head + 1] > indices.Length)
-                throw CompactorException.Argument($"Offsets of head {head} are {offsets[head]} to {offsets[head + 1]}; they must ascend within the {indices.Length} indices.");
+        if (offsets.Length != rows + 1)
+            throw CompactorException.Argument($"There are {offsets.Length} offsets; expected {rows + 1}, one more than KV heads.");
+        var counts = new int[rows];
+        for (int row = 0; row < rows; row++)
+            if (offsets[row] < 0 || (counts[row] = offsets[row + 1] - offsets[row]) < 0 || offsets[row + 1] > indices.Length)
+                throw CompactorException.Argument($"Offsets of head {row} are {offsets[row]} to {offsets[row + 1]}; they must ascend within the {indices.Length} indices.");
         return counts;
     }
 
@@ -246,8 +299,8 @@ public sealed unsafe class CacheSequence : IDisposable
     /// <summary>Grows the tables by what the new tokens take. The last, partial block of a head is never shared.</summary>
     private LayerTable Extend(int layer, int[] counts, string purpose)
     {
-        var table = Table(layer);
-        int total = 0;
+        var table = ChangeableTable(layer);
+        long total = 0;
         for (int head = 0; head < counts.Length; head++)
             total += MissingBlocks(table, head, counts[head]);
         var blocks = Cache.Take(total, purpose).AsSpan();
@@ -263,17 +316,7 @@ public sealed unsafe class CacheSequence : IDisposable
     private int MissingBlocks(LayerTable table, int head, int tokens) =>
         Math.Max(0, BlocksFor((long)table.Lengths[head] + tokens) - table.Rows[head].Count);
 
-    private void Write(LayerTable table, int head, in TensorView key, in TensorView value, int token, int position)
-    {
-        int slot = table.Lengths[head]++, blockSize = Cache.Options.BlockSize, block = table.Rows[head][slot / blockSize];
-        var view = Cache.View;
-        nint offset = (nint)view.Offset(block, slot % blockSize, 0);
-        NativeMemory.Copy((void*)key.Row(0, 0, token, head), (void*)(view.Keys + offset), (nuint)RowBytes);
-        NativeMemory.Copy((void*)value.Row(0, 0, token, head), (void*)(view.Values + offset), (nuint)RowBytes);
-        ((int*)Cache.Positions.Address)[(long)block * blockSize + slot % blockSize] = position;
-    }
-
-    private void Check(in TensorView key, in TensorView value, int firstToken, int tokens)
+    internal void Check(in TensorView key, in TensorView value, int firstToken, int tokens, bool padded = false)
     {
         var options = Cache.Options;
         foreach (var (name, view) in ((string, TensorView)[])[("key", key), ("value", value)])
@@ -281,11 +324,17 @@ public sealed unsafe class CacheSequence : IDisposable
             if (view.Heads != options.KvHeads || view.Dim != options.HeadDim || view.ElementType != options.ElementType)
                 throw CompactorException.Argument(
                     $"{name} has {view.Heads} heads of {view.Dim} {view.ElementType} elements; the cache holds {options.KvHeads} of {options.HeadDim} {options.ElementType}.");
-            if (view.SequenceStride != 0)
+            if (view.SequenceStride != 0 && !padded)
                 throw CompactorException.Argument($"{name} is a padded batch; pass the view of one sequence (its address, sequence stride 0).");
             if (firstToken < 0 || tokens < 0 || (long)firstToken + tokens > view.Tokens)
                 throw CompactorException.Argument($"{name} has {view.Tokens} tokens; {tokens} from token {firstToken} on are not there.");
         }
+    }
+
+    internal static void CheckPositions(int first, int count)
+    {
+        if (first < 0 || first > int.MaxValue - count)
+            throw CompactorException.Argument($"{count} tokens from position {first} on do not have positions from 0 to {int.MaxValue}.");
     }
 
     private void ThrowIfFreed() => ObjectDisposedException.ThrowIf(_freed, this);

@@ -1,4 +1,4 @@
-using System.Runtime.InteropServices;
+using Compactor.Native.Compression;
 
 namespace Compactor.Native.Paging;
 
@@ -6,21 +6,21 @@ namespace Compactor.Native.Paging;
 /// Compaction inside a cache that its host owns, with one block table for all heads of a sequence (NHD or HND). Every head must keep equally many tokens, as in head
 /// and token scope; the host gets whole blocks back.
 /// </summary>
-public static unsafe class HostOwnedCache
+public static class HostOwnedCache
 {
-    /// <summary>Moves survivors to the front of a sequence's own blocks.</summary>
-    /// <param name="cache">The host's keys and values, in host memory.</param>
+    /// <summary>Queues the move of survivors to the front of a sequence's own blocks.</summary>
+    /// <param name="backend">Whose memory the cache is in.</param>
+    /// <param name="cache">The host's keys and values.</param>
     /// <param name="kvHeads">KV heads Hkv.</param>
     /// <param name="table">Block ids of the sequence in this layer, shared by its heads.</param>
     /// <param name="length">Tokens it holds.</param>
     /// <param name="keptSlots">Slots that survive, ascending per head.</param>
     /// <param name="keptOffsets"><c>[Hkv + 1]</c>: where each head's slots start in <paramref name="keptSlots"/>.</param>
-    /// <returns>Tokens held now, and how many blocks at the front of <paramref name="table"/> hold them: the host may reuse the others.</returns>
+    /// <returns>Tokens held afterwards, and how many blocks at the front of <paramref name="table"/> hold them: the host may reuse the others.</returns>
     /// <exception cref="CompactorException">Heads keep different numbers (ragged), or slots do not ascend within the length; nothing has changed then.</exception>
-    public static (int Length, int Blocks) Compact(in PagedView cache, int kvHeads, ReadOnlySpan<int> table, int length, ReadOnlySpan<int> keptSlots, ReadOnlySpan<int> keptOffsets)
+    public static (int Length, int Blocks) Compact(KvBackend backend, in PagedView cache, int kvHeads, ReadOnlySpan<int> table, int length, ReadOnlySpan<int> keptSlots, ReadOnlySpan<int> keptOffsets)
     {
-        if (length < 0 || length > (long)table.Length * cache.BlockSize)
-            throw CompactorException.Argument($"The sequence holds {length} tokens; its {table.Length} blocks of {cache.BlockSize} hold 0 to {(long)table.Length * cache.BlockSize}.");
+        RequireRoom(cache, table.Length, length);
         if (keptOffsets.Length != kvHeads + 1 || keptOffsets[0] < 0 || keptOffsets[^1] > keptSlots.Length)
             throw CompactorException.Argument($"There are {keptOffsets.Length} offsets into {keptSlots.Length} slots; expected {kvHeads + 1} within them.");
         int kept = keptOffsets[1] - keptOffsets[0];
@@ -28,9 +28,7 @@ public static unsafe class HostOwnedCache
         {
             int count = keptOffsets[head + 1] - keptOffsets[head], previous = -1;
             if (count != kept || count < 0)
-                throw CompactorException.Unsupported(
-                    $"Head {head} keeps {count} tokens and head 0 keeps {kept}: a cache with one block table for all heads cannot hold heads of different lengths. " +
-                    "Select in head or token scope, or use a PagedCache, which has a table for each head.");
+                throw Ragged($"Head {head} keeps {count} tokens and head 0 keeps {kept}");
             foreach (int slot in keptSlots[keptOffsets[head]..keptOffsets[head + 1]])
             {
                 if (slot <= previous || slot >= length)
@@ -38,16 +36,49 @@ public static unsafe class HostOwnedCache
                 previous = slot;
             }
         }
-        nuint rowBytes = (nuint)(cache.Dim * cache.ElementType.Size());
-        for (int head = 0; head < kvHeads; head++)
-            for (int i = 0; i < kept; i++)
-            {
-                int slot = keptSlots[keptOffsets[head] + i];
-                nint from = (nint)cache.Offset(table[slot / cache.BlockSize], slot % cache.BlockSize, head);
-                nint to = (nint)cache.Offset(table[i / cache.BlockSize], i % cache.BlockSize, head);
-                NativeMemory.Copy((void*)(cache.Keys + from), (void*)(cache.Keys + to), rowBytes);
-                NativeMemory.Copy((void*)(cache.Values + from), (void*)(cache.Values + to), rowBytes);
-            }
-        return (kept, (kept + cache.BlockSize - 1) / cache.BlockSize);
+        using var lists = CallTables.Of(backend, table, keptSlots, keptOffsets, out var tables, out var slots, out var offsets);
+        backend.CompactInPlace(cache, kvHeads, tables, table.Length, slots, offsets);
+        return (kept, Blocks(cache, kept));
     }
+
+    /// <summary>Queues the same for a batch, from a selection that stays in backend memory; what each sequence keeps is known from its plan.</summary>
+    /// <param name="backend">Whose memory cache and selection are in.</param>
+    /// <param name="cache">The host's keys and values.</param>
+    /// <param name="tables">Block ids of each sequence in this layer; they hold the tokens the selection was made from, in order.</param>
+    /// <param name="selection">What is kept, in head or token scope.</param>
+    /// <returns><c>[B]</c> tokens held afterwards, and how many blocks at the front of each table hold them.</returns>
+    /// <exception cref="CompactorException">The selection is ragged, or the tables are too short; nothing has changed then.</exception>
+    public static (int Length, int Blocks)[] Compact(KvBackend backend, in PagedView cache, IReadOnlyList<ReadOnlyMemory<int>> tables, LayerSelection selection)
+    {
+        var plan = selection.Plan;
+        if (tables.Count != plan.Shape.Sequences)
+            throw CompactorException.Argument($"There are {tables.Count} tables for {plan.Shape.Sequences} sequences; give one a sequence.");
+        if (plan.Shape.IsRagged || (plan.Options.SelectionScope == SelectionScope.Sequence && !plan.KeepsEverything))
+            throw Ragged("Heads of a selection in sequence scope keep different numbers of tokens");
+        int stride = 0;
+        var results = new (int, int)[tables.Count];
+        for (int b = 0; b < tables.Count; b++)
+        {
+            RequireRoom(cache, tables[b].Length, plan.Shape.LengthOf(b));
+            stride = Math.Max(stride, tables[b].Length);
+            results[b] = (plan.KeptTokensOf(b, 0), Blocks(cache, plan.KeptTokensOf(b, 0)));
+        }
+        var padded = new int[tables.Count * stride];
+        for (int b = 0; b < tables.Count; b++)
+            tables[b].Span.CopyTo(padded.AsSpan(b * stride));
+        using var lists = CallTables.Of(backend, padded, [], out var view, out _);
+        backend.CompactInPlace(cache, plan.Shape.KvHeads, view, stride, selection.KeptIndices.View, selection.KeptOffsets.View);
+        return results;
+    }
+
+    private static int Blocks(in PagedView cache, int tokens) => (tokens + cache.BlockSize - 1) / cache.BlockSize;
+
+    private static void RequireRoom(in PagedView cache, int blocks, int length)
+    {
+        if (length < 0 || length > (long)blocks * cache.BlockSize)
+            throw CompactorException.Argument($"The sequence holds {length} tokens; its {blocks} blocks of {cache.BlockSize} hold 0 to {(long)blocks * cache.BlockSize}.");
+    }
+
+    private static CompactorException Ragged(string reason) => CompactorException.Unsupported(
+        $"{reason}: a cache with one block table for all heads cannot hold heads of different lengths. Select in head or token scope, or use a PagedCache, which has a table for each head.");
 }

@@ -6,7 +6,7 @@ namespace Compactor.Native.Paging;
 /// One pool of head-blocks for all layers, heads and sequences: keys and values <c>[blocks, block_size, D]</c> and the position of every slot
 /// <c>[blocks, block_size]</c>, in the backend's memory. Any (layer, head) may take any block, so what one head frees another uses.
 /// Different sequences may be used on different threads at the same time; one sequence by one thread at a time.
-/// Its meter, "Compactor.Native", reports blocks in use and free, taken, given back, and requests refused.
+/// Its meter, "Compactor.Native", reports blocks in use and free, slots of used blocks that hold no token, blocks taken and given back, and requests refused.
 /// </summary>
 public sealed class PagedCache : IDisposable
 {
@@ -14,7 +14,7 @@ public sealed class PagedCache : IDisposable
     private readonly BlockPool _pool;
     private readonly BackendBuffer<byte> _keys, _values;
     private readonly BackendBuffer<int> _positions;
-    private readonly Meter _meter = new("Compactor.Native");
+    private long _pairs;
     private readonly Counter<long> _taken, _given, _refused;
 
     /// <summary>Allocates a cache whose blocks are all free.</summary>
@@ -24,17 +24,21 @@ public sealed class PagedCache : IDisposable
     public PagedCache(KvBackend backend, PagedCacheOptions options)
     {
         options.Validate();
-        Options = options;
+        (Backend, Options) = (backend, options);
         _pool = new BlockPool(options.Blocks);
         _keys = backend.Allocate<byte>(options.Blocks * options.BlockBytes / 2);
         _values = backend.Allocate<byte>(options.Blocks * options.BlockBytes / 2);
         _positions = backend.Allocate<int>((long)options.Blocks * options.BlockSize);
-        _meter.CreateObservableGauge("compactor.cache.blocks.used", () => Blocks - FreeBlocks, "{block}");
-        _meter.CreateObservableGauge("compactor.cache.blocks.free", () => FreeBlocks, "{block}");
-        _taken = _meter.CreateCounter<long>("compactor.cache.blocks.taken", "{block}");
-        _given = _meter.CreateCounter<long>("compactor.cache.blocks.given", "{block}");
-        _refused = _meter.CreateCounter<long>("compactor.cache.refused", "{request}");
+        Meter.CreateObservableGauge("compactor.cache.blocks.used", () => Blocks - FreeBlocks, "{block}");
+        Meter.CreateObservableGauge("compactor.cache.blocks.free", () => FreeBlocks, "{block}");
+        Meter.CreateObservableGauge("compactor.cache.slots.unused", () => UnusedSlots, "{slot}", "Slots of blocks in use that hold no token: internal fragmentation and room reserved.");
+        _taken = Meter.CreateCounter<long>("compactor.cache.blocks.taken", "{block}");
+        _given = Meter.CreateCounter<long>("compactor.cache.blocks.given", "{block}");
+        _refused = Meter.CreateCounter<long>("compactor.cache.refused", "{request}");
     }
+
+    /// <summary>Whose memory it is in.</summary>
+    public KvBackend Backend { get; }
 
     /// <summary>Shape.</summary>
     public PagedCacheOptions Options { get; }
@@ -52,11 +56,26 @@ public sealed class PagedCache : IDisposable
         }
     }
 
+    /// <summary>Slots of blocks in use that hold no token; a block that several sequences share counts once.</summary>
+    public long UnusedSlots
+    {
+        get
+        {
+            lock (_lock)
+                return (long)(_pool.Blocks - _pool.FreeBlocks) * Options.BlockSize - _pairs;
+        }
+    }
+
     /// <summary>Keys and values, as attention reads them.</summary>
     public PagedView View => PagedView.HeadBlocks(_keys.View.Address, _values.View.Address, Options.ElementType, Options.BlockSize, Options.HeadDim);
 
     /// <summary>Position of every slot, <c>[blocks, block_size]</c>.</summary>
     public BufferView<int> Positions => _positions.View;
+
+    /// <summary>Both, as operations on the cache take them.</summary>
+    public PagedSlots Slots => new(View, Positions);
+
+    internal Meter Meter { get; } = new("Compactor.Native");
 
     /// <summary>An empty sequence.</summary>
     public CacheSequence CreateSequence() => new(this);
@@ -70,17 +89,17 @@ public sealed class PagedCache : IDisposable
     public bool CanStore(long tokens, int layers) => BlocksFor(tokens) * layers <= FreeBlocks;
 
     /// <summary>Takes blocks, or throws and takes none.</summary>
-    internal int[] Take(int count, string purpose)
+    internal int[] Take(long count, string purpose)
     {
-        var ids = new int[count];
-        bool taken;
+        int[]? ids = count <= Blocks ? new int[count] : null;
         int free;
         lock (_lock)
         {
-            taken = _pool.TryTake(ids);
+            if (ids is not null && !_pool.TryTake(ids))
+                ids = null;
             free = _pool.FreeBlocks;
         }
-        if (!taken)
+        if (ids is null)
         {
             _refused.Add(1);
             throw new CompactorException(CompactorStatus.OutOfBlocks,
@@ -90,10 +109,21 @@ public sealed class PagedCache : IDisposable
         return ids;
     }
 
-    internal void Give(ReadOnlySpan<int> ids)
+    /// <summary>Counts tokens of heads that were stored in taken blocks.</summary>
+    internal void AddPairs(long pairs)
     {
         lock (_lock)
+            _pairs += pairs;
+    }
+
+    /// <summary>Gives blocks back, with the tokens of heads they hold.</summary>
+    internal void Give(ReadOnlySpan<int> ids, long pairs)
+    {
+        lock (_lock)
+        {
             _pool.Give(ids);
+            _pairs -= pairs;
+        }
         _given.Add(ids.Length);
     }
 
@@ -110,6 +140,7 @@ public sealed class PagedCache : IDisposable
             for (; prefix is not null && --prefix.Holders == 0; prefix = prefix.Continues)
             {
                 _pool.Give(prefix.Blocks);
+                _pairs -= (long)prefix.Blocks.Length * Options.BlockSize;
                 _given.Add(prefix.Blocks.Length);
             }
     }
@@ -117,7 +148,7 @@ public sealed class PagedCache : IDisposable
     /// <summary>Gives the memory back. Sequences of the cache must not be used afterwards.</summary>
     public void Dispose()
     {
-        _meter.Dispose();
+        Meter.Dispose();
         _keys.Dispose();
         _values.Dispose();
         _positions.Dispose();

@@ -8,7 +8,7 @@ namespace Compactor.Native.Reference;
 /// The method in float64, one sequence and one head at a time, written to be read beside the paper (arXiv 2507.08143): the oracle that
 /// every other backend is tested against. Slow on purpose.
 /// </summary>
-public sealed class ReferenceBackend : KvBackend
+public sealed partial class ReferenceBackend : KvBackend
 {
     /// <inheritdoc/>
     public override string Name => "reference";
@@ -77,6 +77,8 @@ public sealed class ReferenceBackend : KvBackend
     /// <inheritdoc/>
     public override FuseStatus Fuse(LayerPlan plan, BufferView<float>? leverage, BufferView<float>? attention, in TensorView value, BufferView<float> scores)
     {
+        if (plan.Shape.IsRagged)
+            return ReferenceRagged.Fuse(plan, RequireLeverageAlone(leverage, attention), scores);
         var status = default(FuseStatus);
         for (int b = 0; b < plan.Shape.Sequences; b++)
         {
@@ -99,6 +101,11 @@ public sealed class ReferenceBackend : KvBackend
     /// <inheritdoc/>
     public override void Select(LayerPlan plan, BufferView<float> scores, BufferView<int> keptIndices, BufferView<int> keptOffsets)
     {
+        if (plan.Shape.IsRagged)
+        {
+            ReferenceRagged.Select(plan, scores, keptIndices, keptOffsets);
+            return;
+        }
         int written = 0, segment = 0;
         keptOffsets.AsSpan()[0] = 0;
         for (int b = 0; b < plan.Shape.Sequences; b++)

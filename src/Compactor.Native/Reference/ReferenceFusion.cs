@@ -82,18 +82,19 @@ internal static class ReferenceFusion
 
     private static void Normalize(double[,] x, double[,] z, int t0, int t1, int h0, int h1, CompressionOptions options)
     {
-        var values = new List<double>();
-        for (int t = t0; t < t1; t++)
-            for (int h = h0; h < h1; h++)
-                if (double.IsFinite(x[t, h]))
-                    values.Add(x[t, h]);
-        double mean = values.Count == 0 ? 0 : values.Sum() / values.Count;
-        double variance = values.Sum(v => (v - mean) * (v - mean)) / Math.Max(1, options.UnbiasedStandardDeviation ? values.Count - 1 : values.Count);
-        double std = Math.Sqrt(variance), largest = values.Count == 0 ? 0 : values.Max(Math.Abs);
-        for (int t = t0; t < t1; t++)
-            for (int h = h0; h < h1; h++)
-                z[t, h] = !double.IsFinite(x[t, h]) ? double.NaN
-                    : std <= largest / 65536 ? 0
-                    : (x[t, h] - mean) / Math.Max(std, options.StandardDeviationFloor);
+        var pairs = (from t in Enumerable.Range(t0, t1 - t0) from h in Enumerable.Range(h0, h1 - h0) select (t, h)).ToArray();
+        double[] normalized = Z([.. pairs.Select(p => x[p.t, p.h])], options);
+        for (int i = 0; i < pairs.Length; i++)
+            z[pairs[i].t, pairs[i].h] = normalized[i];
+    }
+
+    /// <summary>z of the elements of one scope: NaN for those that are not finite, which take no part; 0 for constant ones.</summary>
+    public static double[] Z(double[] x, CompressionOptions options)
+    {
+        double[] values = [.. x.Where(double.IsFinite)];
+        double mean = values.Length == 0 ? 0 : values.Sum() / values.Length;
+        double variance = values.Sum(v => (v - mean) * (v - mean)) / Math.Max(1, options.UnbiasedStandardDeviation ? values.Length - 1 : values.Length);
+        double std = Math.Sqrt(variance), largest = values.Length == 0 ? 0 : values.Max(Math.Abs);
+        return [.. x.Select(v => !double.IsFinite(v) ? double.NaN : std <= largest / 65536 ? 0 : (v - mean) / Math.Max(std, options.StandardDeviationFloor))];
     }
 }

@@ -37,18 +37,22 @@ internal static unsafe class ReferenceTensor
     /// <summary>Undoes a rotation in place: <c>x = (c·x' + s·y') / (c² + s²)</c>, <c>y = (c·y' - s·x') / (c² + s²)</c>.</summary>
     public static void Unrotate(double[,] rows, RotaryEmbedding rotary, int sequenceStart)
     {
+        for (int t = 0; t < rows.GetLength(0); t++)
+            UnrotateRow(rows, t, rotary, sequenceStart + t, t);
+    }
+
+    /// <summary>The same for one row.</summary>
+    public static void UnrotateRow(double[,] rows, int row, RotaryEmbedding rotary, int packedToken, int token)
+    {
         int pairs = rotary.RotaryDim / 2;
         double[] cos = new double[pairs], sin = new double[pairs];
-        for (int t = 0; t < rows.GetLength(0); t++)
+        rotary.Angles(packedToken, token, cos, sin);
+        for (int p = 0; p < pairs; p++)
         {
-            rotary.Angles(sequenceStart + t, t, cos, sin);
-            for (int p = 0; p < pairs; p++)
-            {
-                var (i, j) = rotary.Style == RotaryStyle.HalfRotation ? (p, p + pairs) : (2 * p, 2 * p + 1);
-                double x = rows[t, i], y = rows[t, j], power = cos[p] * cos[p] + sin[p] * sin[p];
-                rows[t, i] = (cos[p] * x + sin[p] * y) / power;
-                rows[t, j] = (cos[p] * y - sin[p] * x) / power;
-            }
+            var (i, j) = rotary.Style == RotaryStyle.HalfRotation ? (p, p + pairs) : (2 * p, 2 * p + 1);
+            double x = rows[row, i], y = rows[row, j], power = cos[p] * cos[p] + sin[p] * sin[p];
+            rows[row, i] = (cos[p] * x + sin[p] * y) / power;
+            rows[row, j] = (cos[p] * y - sin[p] * x) / power;
         }
     }
 
