@@ -23,6 +23,7 @@ public static class CacheCompressor
         IReadOnlyList<int>? firstPositions = null, SelectionPolicy? policy = null, Sketch? sketch = null)
     {
         var cache = Check(sequences, plan);
+        RequireDense(plan);
         inputs.Validate(plan.Shape);
         var (first, positions, positionEnd) = Runs(sequences, plan, inputs.Key, inputs.Value, firstPositions);
         if (plan.KeepsEverything)

@@ -30,21 +30,6 @@ public class LayerPlanTests
     }
 
     [Fact]
-    public void Bytes_are_shared_over_layers_and_sequences_by_length_and_never_exceeded()
-    {
-        var budgets = Budget.SplitBytes(100_000, 3, s_shape.CuSeqlens);
-        var plan = new LayerPlan(s_shape, CompressionPresets.Paper, budgets);
-        Assert.True(3 * plan.KeptPairs * s_shape.BytesPerPair <= 100_000);
-        Assert.True(3 * (plan.KeptPairs + 2) * s_shape.BytesPerPair > 100_000);
-        Assert.Equal(0, plan.KeptPairsOf(1));
-        Assert.InRange(plan.KeptPairsOf(2), 3 * plan.KeptPairsOf(0), 3 * plan.KeptPairsOf(0) + 3);
-    }
-
-    [Fact]
-    public void Bytes_that_leave_nothing_for_a_sequence_are_refused() =>
-        Assert.Equal(CompactorStatus.BudgetNotMet, Assert.Throws<CompactorException>(() => Budget.SplitBytes(5, 3, s_shape.CuSeqlens)).Status);
-
-    [Fact]
     public void One_budget_a_sequence_is_needed() =>
         Assert.Contains("2 budgets for 3 sequences",
             Assert.Throws<CompactorException>(() => new LayerPlan(s_shape, CompressionPresets.Paper, [Budget.Tokens(30), Budget.Tokens(30)])).Message);

@@ -1,5 +1,8 @@
+using System.Runtime.InteropServices;
+using Compactor.Native.Compression;
 using Compactor.Native.Cpu;
 using Compactor.Native.Paging;
+using Compactor.Native.Reference;
 using Compactor.Native.Tests.Support;
 
 namespace Compactor.Native.Tests.Paging;
@@ -10,7 +13,7 @@ namespace Compactor.Native.Tests.Paging;
 /// </summary>
 internal sealed class PagedCacheModel : IDisposable
 {
-    public enum Kind { Create, Store, StoreSurvivors, Append, Compact, Cancel, Fork, Free, Reserve }
+    public enum Kind { Create, Store, StoreSurvivors, Append, Compact, Cancel, Fork, Free, Reserve, Recompress, Exhaust }
 
     public readonly record struct Step(Kind Kind, int Sequence, int Seed)
     {
@@ -22,6 +25,11 @@ internal sealed class PagedCacheModel : IDisposable
     private readonly CpuBackend _backend = new(1);
     private readonly PagedCache _cache;
     private readonly List<(CacheSequence Sequence, Dictionary<(int Layer, int Head), List<(int Position, byte[] Row)>> Held)> _sequences = [];
+    private static readonly RotaryEmbedding s_rotary = RotaryEmbedding.FromTheta(10000, Dim);
+
+    private static readonly CompressionOptions s_options = CompressionPresets.Paper with { SketchDimension = 16, ProtectFirst = 2, ProtectLast = 3, MinTokensPerHead = 4 };
+
+    private readonly Random _values = new(7);
     private byte _next;
 
     public PagedCacheModel(ElementType type, int blocks) =>
@@ -55,6 +63,7 @@ internal sealed class PagedCacheModel : IDisposable
             }
             catch (CompactorException e) when (e.Status == CompactorStatus.OutOfBlocks)
             {
+                Expect(step.Kind != Kind.Exhaust, "exhausting took more than is free");
                 Expect(!expected, $"an operation that CanStore allowed was refused: {e.Message}");
                 Expect(_cache.FreeBlocks == free && _sequences.Count == before, "a refused operation changed the pool");
                 Refused++;
@@ -88,6 +97,8 @@ internal sealed class PagedCacheModel : IDisposable
                 }) <= _cache.FreeBlocks;
             case Kind.Compact or Kind.Cancel:
                 return Enumerable.Range(0, Heads).Sum(head => Subset(random, held[(layer, head)].Count).Length) / 16 + Heads <= _cache.FreeBlocks;
+            case Kind.Recompress:
+                return !Recompressible || RecompressPlan(sequence, layer, random) is not { KeepsEverything: false } plan || plan.KeptPairs / 16 + Heads <= _cache.FreeBlocks;
             case Kind.Fork:
                 return _sequences.Count >= MaxSequences || held.Values.Count(list => list.Count % 16 != 0) <= _cache.FreeBlocks;
             default:
@@ -138,6 +149,12 @@ internal sealed class PagedCacheModel : IDisposable
                         pending.Move(flat, offsets);
                 }
                 break;
+            case Kind.Recompress:
+                Recompress(sequence, held, layer, random);
+                break;
+            case Kind.Exhaust:
+                Exhaust(sequence, held, layer);
+                break;
             case Kind.Fork:
                 if (_sequences.Count < MaxSequences)
                     _sequences.Add((sequence.Fork(), held.ToDictionary(entry => entry.Key, entry => entry.Value.ToList())));
@@ -149,6 +166,126 @@ internal sealed class PagedCacheModel : IDisposable
         }
     }
 
+    private bool Recompressible => _cache.Options.ElementType != ElementType.Opaque8;
+
+    private static LayerPlan RecompressPlan(CacheSequence sequence, int layer, Random random) =>
+        new(CacheCompressor.HeldShape([sequence], layer), s_options, Budget.Retention(random.NextDouble()));
+
+    /// <summary>
+    /// Recompresses by real scores. What is kept must be as much as the budget says, protected slots among it, in order, with the best of float64 leverage of
+    /// what the dictionary holds, to rounding.
+    /// </summary>
+    private void Recompress(CacheSequence sequence, Dictionary<(int Layer, int Head), List<(int Position, byte[] Row)>> held, int layer, Random random)
+    {
+        if (!Recompressible)
+            return;
+        var plan = RecompressPlan(sequence, layer, random);
+        using (var pending = CacheCompressor.Recompress([sequence], layer, plan, s_rotary))
+            pending.Complete();
+        double lowestKept = double.PositiveInfinity, highestDropped = double.NegativeInfinity;
+        long kept = 0;
+        for (int head = 0; head < Heads; head++)
+        {
+            var before = held[(layer, head)];
+            double[] scores = Scores(before, plan, layer);
+            var (positions, keys, _) = sequence.Read(layer, head);
+            var after = new List<(int, byte[])>();
+            int rowBytes = Dim * _cache.Options.ElementType.Size();
+            for (int slot = 0; slot < before.Count; slot++)
+                if (after.Count < positions.Length && before[slot].Position == positions[after.Count] && keys.AsSpan(after.Count * rowBytes, rowBytes).SequenceEqual(before[slot].Row))
+                {
+                    after.Add(before[slot]);
+                    // The least a head keeps says nothing about other heads.
+                    if (!plan.IsProtected(0, head, slot) && positions.Length > s_options.ProtectFirst + s_options.ProtectLast)
+                        lowestKept = Math.Min(lowestKept, scores[slot]);
+                }
+                else
+                {
+                    Expect(!plan.IsProtected(0, head, slot), $"protected slot {slot} of head {head} was dropped");
+                    highestDropped = Math.Max(highestDropped, scores[slot]);
+                }
+            Expect(after.Count == positions.Length, $"head {head} kept {positions.Length} slots, of which {after.Count} were held");
+            kept += after.Count;
+            held[(layer, head)] = after;
+        }
+        Expect(kept == plan.KeptPairs, $"{kept} pairs were kept, not {plan.KeptPairs}");
+        Expect(highestDropped <= lowestKept + 1e-2, $"a pair of score {highestDropped} was dropped and one of {lowestKept} kept");
+    }
+
+    /// <summary>z of float64 leverage within a head.</summary>
+    private double[] Scores(List<(int Position, byte[] Row)> held, LayerPlan plan, int layer)
+    {
+        var rows = new double[held.Count, Dim];
+        var (cos, sin) = (new double[Dim / 2], new double[Dim / 2]);
+        for (int i = 0; i < held.Count; i++)
+        {
+            float[] row = Floats(held[i].Row);
+            s_rotary.Angles(held[i].Position, held[i].Position, cos, sin);
+            for (int p = 0; p < Dim / 2; p++)
+                (rows[i, p], rows[i, p + Dim / 2]) = (cos[p] * row[p] + sin[p] * row[p + Dim / 2], cos[p] * row[p + Dim / 2] - sin[p] * row[p]);
+        }
+        if (held.Count == 0)
+            return [];
+        double[] o = ReferenceLeverage.Scores(rows, Sketch.Draw(plan.Shape, s_options).Of(0, 0), 16, s_options.Epsilon, center: true);
+        double mean = o.Average(), std = Math.Sqrt(o.Average(x => (x - mean) * (x - mean)));
+        return [.. o.Select(x => std <= o.Max() / 65536 ? 0 : (x - mean) / std)];
+    }
+
+    private float[] Floats(byte[] row) => _cache.Options.ElementType switch
+    {
+        ElementType.Float32 => MemoryMarshal.Cast<byte, float>(row).ToArray(),
+        ElementType.Float16 => [.. MemoryMarshal.Cast<byte, Half>(row).ToArray().Select(x => (float)x)],
+        _ => [.. MemoryMarshal.Cast<byte, ushort>(row).ToArray().Select(x => BitConverter.Int32BitsToSingle(x << 16))],
+    };
+
+    /// <summary>Takes all that is free, sees that everything that needs a block is refused and changes nothing, and gives it back.</summary>
+    private void Exhaust(CacheSequence sequence, Dictionary<(int Layer, int Head), List<(int Position, byte[] Row)>> held, int layer)
+    {
+        var hog = _cache.CreateSequence();
+        int free = _cache.FreeBlocks;
+        hog.Reserve(0, free / Heads * 16);
+        using var rest = _cache.CreateSequence();
+        while (_cache.FreeBlocks > 0)
+        {
+            var (bytes, view) = Rows(1);
+            // A block for one head at a time.
+            rest.StoreSurvivors(1, view, view, 0, [.. Enumerable.Repeat(0, 16)], [0, .. Enumerable.Repeat(16, Heads)], 0);
+            GC.KeepAlive(bytes);
+        }
+        string before = Blocks();
+        // One token more than any head has room for.
+        int beyond = Enumerable.Range(0, Heads).Max(head => sequence.Blocks(layer, head).Length * 16 - sequence.Lengths(layer)[head]) + 1;
+        var (more, moreView) = Rows(beyond);
+        Refused(() => sequence.Store(layer, moreView, moreView, 0, beyond, 0));
+        Refused(() => sequence.StoreSurvivors(layer, moreView, moreView, 0, [.. Enumerable.Range(0, beyond)], [0, .. Enumerable.Repeat(beyond, Heads)], 0));
+        Refused(() => sequence.Reserve(layer, 1 << 20));
+        Refused(() => sequence.Compact(layer, [], new int[Heads + 1]));
+        if (held.Values.Any(list => list.Count % 16 != 0))
+            Refused(() => sequence.Fork());
+        if (Recompressible && RecompressPlan(sequence, layer, new Random(1)) is { KeepsEverything: false } plan)
+            Refused(() => CacheCompressor.Recompress([sequence], layer, plan, s_rotary));
+        Expect(Blocks() == before && _cache.FreeBlocks == 0, "a refused operation changed a table");
+        GC.KeepAlive(more);
+        rest.Dispose();
+        hog.Dispose();
+        Expect(_cache.FreeBlocks == free, "what exhausted the pool was not given back");
+
+        string Blocks() => string.Join(";", Enumerable.Range(0, Layers * Heads).Select(i => string.Join(",", sequence.Blocks(i / Heads, i % Heads).ToArray()) + ":" + sequence.Lengths(i / Heads)[i % Heads]));
+
+        static void Refused(Action action)
+        {
+            try
+            {
+                action();
+            }
+            catch (CompactorException e) when (e.Status == CompactorStatus.OutOfBlocks)
+            {
+                return;
+            }
+            Expect(false, "an operation was done without a free block");
+        }
+    }
+
     /// <summary>Every block is free, or held by exactly one sequence or one prefix that a live sequence reaches.</summary>
     private void CheckBlocks()
     {
@@ -157,7 +294,7 @@ internal sealed class PagedCacheModel : IDisposable
         foreach (var (sequence, _) in _sequences)
         {
             for (int layer = 0; layer < Layers; layer++)
-                foreach (int block in sequence.Table(layer).OwnBlocks)
+                foreach (int block in sequence.Table(layer).OwnBlocks())
                     Expect(held.Add(block), $"block {block} is held twice");
             for (var prefix = sequence.Prefix; prefix is not null; prefix = prefix.Continues)
             {
@@ -172,6 +309,8 @@ internal sealed class PagedCacheModel : IDisposable
             foreach (int block in prefix.Blocks)
                 Expect(held.Add(block), $"block {block} is held twice");
         }
+        long pairs = prefixes.Keys.Sum(prefix => 16L * prefix.Blocks.Length) + _sequences.Sum(entry => Enumerable.Range(0, Layers).Sum(layer => entry.Sequence.Table(layer).OwnPairs(16)));
+        Expect(_cache.UnusedSlots == 16L * held.Count - pairs, $"{_cache.UnusedSlots} slots are said to be unused; {16L * held.Count - pairs} are");
         Expect(held.Count + _cache.FreeBlocks == _cache.Blocks, $"{held.Count} blocks are held and {_cache.FreeBlocks} free of {_cache.Blocks}");
     }
 
@@ -209,8 +348,14 @@ internal sealed class PagedCacheModel : IDisposable
     {
         int rowBytes = Dim * _cache.Options.ElementType.Size();
         byte[] bytes = GC.AllocateUninitializedArray<byte>(Math.Max(1, tokens * Heads * rowBytes), pinned: true);
-        for (int i = 0; i < bytes.Length; i++)
-            bytes[i] = i % rowBytes == 0 ? ++_next : (byte)(i * 31 + _next);
+        if (_cache.Options.ElementType == ElementType.Opaque8)
+            for (int i = 0; i < tokens * Heads * rowBytes; i++)
+                bytes[i] = i % rowBytes == 0 ? ++_next : (byte)(i * 31 + _next);
+        else
+        {
+            float[] values = [.. Enumerable.Range(0, tokens * Heads * Dim).Select(_ => (float)(_values.NextDouble() - 0.5))];
+            Arrays.Encode(values, _cache.Options.ElementType).AsSpan(0, tokens * Heads * rowBytes).CopyTo(bytes);
+        }
         return (bytes, TensorView.Packed(Arrays.Address(bytes), _cache.Options.ElementType, tokens, Heads, Dim));
     }
 
