@@ -7,7 +7,10 @@ namespace Compactor.Cli;
 /// <summary>What keeping only some pairs of a layer does to attention outputs, measured with the dump's probe queries or its own last ones.</summary>
 internal sealed class AttentionErrors
 {
-    private const int OwnProbes = 16, CurvePoints = 20;
+    private const int OwnProbes = 16;
+
+    // Points that share one pass over the full cache; their outputs are held at the same time.
+    private const int CurvePoints = 20, PointsAtOnce = 5;
 
     private readonly KvBackend _backend;
     private readonly OutputError _error;
@@ -66,19 +69,24 @@ internal sealed class AttentionErrors
         ];
         var (retention, share) = (new double[CurvePoints], new double[CurvePoints]);
         var errors = policies.ToDictionary(p => p.Policy.Name, _ => new double[CurvePoints]);
-        for (int i = 0; i < CurvePoints; i++)
+        for (int first = 0; first < CurvePoints; first += PointsAtOnce)
         {
-            retention[i] = (i + 1) / (double)CurvePoints;
-            var counts = new LayerPlan(plan.Shape, plan.Options, Budget.Retention(retention[i]));
-            share[i] = counts.KeptPairs / pairs;
-            var kept = policies.Select(p =>
+            var kept = new List<(ReadOnlyMemory<int>, ReadOnlyMemory<int>)>();
+            for (int i = first; i < first + PointsAtOnce; i++)
             {
-                using var chosen = LayerCompressor.Select(_backend, p.Protects ? counts : counts.WithoutProtection(), inputs, p.Policy);
-                return Kept(chosen);
-            }).ToArray();
-            foreach (var ((policy, _), error) in policies.Zip(_error.Of(kept)))
-                errors[policy.Name][i] = error;
-            progress((i + 1) / (double)CurvePoints);
+                retention[i] = (i + 1) / (double)CurvePoints;
+                var counts = new LayerPlan(plan.Shape, plan.Options, Budget.Retention(retention[i]));
+                share[i] = counts.KeptPairs / pairs;
+                foreach (var (policy, protects) in policies)
+                {
+                    using var chosen = LayerCompressor.Select(_backend, protects ? counts : counts.WithoutProtection(), inputs, policy);
+                    kept.Add(Kept(chosen));
+                }
+            }
+            double[] measured = _error.Of([.. kept]);
+            for (int i = 0; i < measured.Length; i++)
+                errors[policies[i % policies.Length].Policy.Name][first + i / policies.Length] = measured[i];
+            progress((double)(first + PointsAtOnce) / CurvePoints);
         }
         return new ErrorCurves(retention, share, errors);
     }
