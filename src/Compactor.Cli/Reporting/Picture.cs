@@ -44,7 +44,7 @@ internal sealed record Picture(string Name, string Description, byte[] Png, int 
         plot.Axes.Right.FrameLineStyle.IsVisible = false;
         plot.Axes.Top.FrameLineStyle.IsVisible = false;
         plot.Grid.MajorLineColor = Color.FromHex("#E4E4E4");
-        plot.Layout.Fixed(new PixelPadding(74, LegendWidth, 52, 36));
+        plot.Layout.Fixed(new PixelPadding(74, LegendWidth, 52, 42));
         return plot;
     }
 

@@ -6,7 +6,7 @@ namespace Compactor.Cli.Reporting;
 /// <summary>Pictures of a layer with tokens from left to right and heads from top to bottom: fused scores, and what was kept.</summary>
 internal static class TokenMap
 {
-    private const int MostColumns = 900, Frame = 92;
+    private const int MostColumns = 900, Frame = 96;
 
     // A share of the scores at either end gets the colour of the end, or a few outliers would leave one colour for all others.
     private const double Clipped = 0.01;
