@@ -6,6 +6,9 @@ namespace Compactor.Cli;
 /// <summary>How a file is compressed.</summary>
 internal sealed record CompressionSettings
 {
+    /// <summary>Tokens of a block unless told otherwise.</summary>
+    public const int DefaultBlockSize = 128;
+
     /// <summary>Version of this tool, without build metadata.</summary>
     public static string ToolVersion { get; } =
         typeof(CompressionSettings).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion.Split('+')[0];
@@ -30,6 +33,9 @@ internal sealed record CompressionSettings
 
     /// <summary>Rotated dimensions; null for all of a head.</summary>
     public int? RotaryDim { get; init; }
+
+    /// <summary>Tokens of a block of the paged cache.</summary>
+    public int BlockSize { get; init; } = DefaultBlockSize;
 
     /// <summary>Threads; 0 for all cores.</summary>
     public int Threads { get; init; }

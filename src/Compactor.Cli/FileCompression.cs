@@ -5,54 +5,65 @@ using Compactor.Native.Io;
 
 namespace Compactor.Cli;
 
-/// <summary>Compresses every layer of a dump, measures what that does to attention outputs, and saves the result.</summary>
-internal sealed class FileCompression(KvDump dump, CompressionSettings settings, CpuBackend backend) : IDisposable
+/// <summary>Compresses every layer of a dump in a paged cache, and measures what that does to attention outputs.</summary>
+internal sealed class FileCompression : IDisposable
 {
-    private const int OwnProbes = 16;
-
-    private readonly List<(KvDumpLayer Layer, LayerSelection Selection, LayerErrors? Errors)> _layers = [];
+    private readonly KvDump _dump;
+    private readonly CompressionSettings _settings;
+    private readonly CpuBackend _backend;
+    private readonly LayerPlan[] _plans;
+    private readonly PagedDump _paged;
+    private readonly List<CompressedLayer> _layers = [];
+    private readonly List<LayerSelection> _selections = [];
     private readonly List<string> _notes = [];
-    private readonly CompressionOptions _options =
-        dump.Phi is { } phi ? settings.Options with { SketchDimension = phi.Columns } : settings.Options;
 
-    /// <summary>Compresses the layers, and saves the result when <paramref name="output"/> says where.</summary>
-    /// <param name="output">A safetensors file, or null.</param>
-    /// <param name="progress">Receives what share is done, 0 to 1.</param>
-    /// <exception cref="CompactorException">A layer cannot be compressed, or the result not be written; nothing is written then.</exception>
-    public CompressionReport Run(string? output, Action<double> progress)
+    /// <exception cref="CompactorException">The budget does not fit a layer.</exception>
+    public FileCompression(KvDump dump, CompressionSettings settings, CpuBackend backend)
     {
-        foreach (var layer in dump.Layers)
-        {
-            FiniteCheck.Require(dump, layer);
-            Compress(layer);
-            progress((double)_layers.Count / dump.Layers.Count);
-        }
-        if (output is not null)
-            CompressedFile.Save(output, dump, settings with { Options = _options }, [.. _layers.Select(l => (l.Layer, l.Selection))]);
-        else
-            foreach (var (layer, selection, _) in _layers)
-            {
-                selection.Compact(layer.Inputs.Key).Dispose();
-                selection.Compact(layer.Inputs.Value).Dispose();
-            }
-        return new CompressionReport(settings with { Options = _options }, [.. _layers.Select(l => Report(l.Layer, l.Selection, l.Errors))],
-            Probes(dump.Layers), _notes, backend.Description);
+        _dump = dump;
+        _settings = settings with { Options = dump.Phi is { } phi ? settings.Options with { SketchDimension = phi.Columns } : settings.Options };
+        _backend = backend;
+        _plans = [.. dump.Layers.Select(layer => new LayerPlan(layer.Shape, _settings.Options, settings.Budget.Of(dump.Layers.Count, layer.Shape, _settings.Options)))];
+        _paged = new PagedDump(backend, _plans, settings.BlockSize);
     }
 
-    private void Compress(KvDumpLayer layer)
+    /// <summary>The layers compressed so far.</summary>
+    public IReadOnlyList<CompressedLayer> Layers => _layers;
+
+    /// <summary>Compresses the layers.</summary>
+    /// <param name="withCurves">Whether to measure errors at other budgets too.</param>
+    /// <param name="progress">Receives what share is done, 0 to 1.</param>
+    /// <exception cref="CompactorException">A layer cannot be compressed.</exception>
+    public CompressionReport Run(bool withCurves, Action<double> progress)
     {
-        var plan = new LayerPlan(layer.Shape, _options, settings.Budget.Of(dump.Layers.Count, layer.Shape, _options));
+        for (int i = 0; i < _plans.Length; i++)
+        {
+            FiniteCheck.Require(_dump, _dump.Layers[i]);
+            int done = i;
+            Compress(i, withCurves, share => progress((done + share) / _plans.Length));
+            progress((i + 1.0) / _plans.Length);
+        }
+        return new CompressionReport(_settings, [.. _layers.Select(l => l.Report)], AttentionErrors.Probes(_dump.Layers), _notes, _backend.Description, _paged.Blocks);
+    }
+
+    /// <summary>Saves scores, kept indices and survivors.</summary>
+    /// <exception cref="CompactorException">The file cannot be written; what was there before is unchanged.</exception>
+    public void Save(string output) => CompressedFile.Save(output, _dump, _settings, _layers, _paged);
+
+    private void Compress(int index, bool withCurves, Action<double> progress)
+    {
+        var (layer, plan) = (_dump.Layers[index], _plans[index]);
         var inputs = layer.Inputs;
         Sketch? sketch = null;
         if (!plan.KeepsEverything)
         {
             if (inputs.KeyPreRope is null)
                 inputs = inputs with { Rotary = Rotary(layer) };
-            else if (settings.RopeTheta is not null)
+            else if (_settings.RopeTheta is not null)
                 Note("The file has key_pre_rope; --rope-theta is not used.");
             if (inputs.Query is null)
                 Note("The file has no queries: tokens are scored by leverage alone.");
-            if (dump.Phi is { } phi)
+            if (_dump.Phi is { } phi)
             {
                 sketch = Sketch.FromValues(phi.Values, layer.Shape, phi.Columns);
                 Note($"The file's phi ({phi.Columns} columns) is used; no sketch is drawn.");
@@ -62,67 +73,34 @@ internal sealed class FileCompression(KvDump dump, CompressionSettings settings,
             if (plan.RequestedPairsOf(b) < plan.KeptPairsOf(b))
                 Note($"Sequence {b}: the budget of {plan.RequestedPairsOf(b)} (token, head) pairs a layer is less than what is always kept; raised to {plan.KeptPairsOf(b)}.");
 
-        var selection = LayerCompressor.Select(backend, plan, inputs, SelectionPolicy.Compactor, sketch);
-        _layers.Add((layer, selection, null));
-        _layers[^1] = (layer, selection, Errors(layer, selection));
+        var blocks = _paged.Run(index, layer, () =>
+        {
+            _selections.Add(LayerCompressor.Select(_backend, plan, inputs, SelectionPolicy.Compactor, sketch));
+            return _selections[^1];
+        });
+        var selection = _selections[^1];
+        var errors = AttentionErrors.For(_backend, layer, _settings.Threads);
+        var offsets = selection.KeptOffsets.View.AsSpan().ToArray();
+        _layers.Add(new CompressedLayer(layer, selection, new LayerReport(
+            CompressedFile.Prefix(layer).TrimEnd('.'), plan, [.. offsets.Zip(offsets.Skip(1), (start, end) => end - start)], blocks, selection.Times,
+            errors?.Of(selection, inputs), withCurves && selection.Scores is not null ? errors?.Curves(selection, inputs, progress) : null)));
     }
 
     private RotaryEmbedding Rotary(KvDumpLayer layer)
     {
-        if (settings.RopeTheta is { } theta)
+        if (_settings.RopeTheta is { } theta)
         {
             Note($"The file has no key_pre_rope: the rotation of its keys is undone with --rope-theta {theta}.");
-            return RotaryEmbedding.FromTheta(theta, settings.RotaryDim ?? layer.Shape.HeadDim, settings.RotaryStyle);
+            return RotaryEmbedding.FromTheta(theta, _settings.RotaryDim ?? layer.Shape.HeadDim, _settings.RotaryStyle);
         }
-        if (dump.CosSin is { } tables)
+        if (_dump.CosSin is { } tables)
         {
             Note("The file has no key_pre_rope: the rotation of its keys is undone with its cos and sin.");
-            return RotaryEmbedding.FromTables(tables.Cos, tables.Sin, tables.RotaryDim, settings.RotaryStyle);
+            return RotaryEmbedding.FromTables(tables.Cos, tables.Sin, tables.RotaryDim, _settings.RotaryStyle);
         }
-        string hint = dump.File.Metadata.TryGetValue("rope_theta", out string? stated) ? $" (the file's metadata says {stated})" : "";
+        string hint = _dump.File.Metadata.TryGetValue("rope_theta", out string? stated) ? $" (the file's metadata says {stated})" : "";
         throw new CompactorException(CompactorStatus.InvalidArgument,
             $"Layer {layer.Index} has no key_pre_rope, and the file no cos and sin: leverage needs keys from before RoPE. Give the model's RoPE base with --rope-theta{hint}.");
-    }
-
-    private LayerErrors? Errors(KvDumpLayer layer, LayerSelection selection)
-    {
-        var inputs = layer.Inputs;
-        OutputError error;
-        if (layer.ProbeQuery is { } probes)
-        {
-            var shape = layer.Shape.QueryHeads == probes.Heads
-                ? layer.Shape
-                : new LayerShape(layer.Shape.CuSeqlens, probes.Heads, layer.Shape.KvHeads, layer.Shape.HeadDim, layer.Shape.ElementType) { Layer = layer.Index };
-            error = OutputError.AfterContext(shape, inputs.Key, inputs.Value, probes, settings.Threads);
-        }
-        else if (inputs.Query is { } query)
-            error = OutputError.OfLastTokens(layer.Shape, inputs.Key, inputs.Value, query, OwnProbes, settings.Threads);
-        else
-            return null;
-
-        var counts = selection.Plan.WithoutProtection();
-        using var random = LayerCompressor.Select(backend, counts, inputs, SelectionPolicy.Random(_options.Seed));
-        using var recent = LayerCompressor.Select(backend, counts, inputs, SelectionPolicy.Recent);
-        return error.Of(Kept(selection), Kept(random), Kept(recent)) is [var compressed, var ofRandom, var ofRecent]
-            ? new LayerErrors(compressed, ofRandom, ofRecent)
-            : null;
-    }
-
-    private static (ReadOnlyMemory<int>, ReadOnlyMemory<int>) Kept(LayerSelection selection) =>
-        (selection.KeptIndices.View.AsSpan().ToArray(), selection.KeptOffsets.View.AsSpan().ToArray());
-
-    private static string? Probes(IReadOnlyList<KvDumpLayer> layers) =>
-        layers.Any(l => l.ProbeQuery is not null) ? $"{layers.First(l => l.ProbeQuery is not null).ProbeQuery!.Value.Tokens} probe queries after the context"
-        : layers.Any(l => l.Inputs.Query is not null) ? $"queries of each sequence's last {OwnProbes} tokens"
-        : null;
-
-    private static LayerReport Report(KvDumpLayer layer, LayerSelection selection, LayerErrors? errors)
-    {
-        var offsets = selection.KeptOffsets.View.AsSpan();
-        var lengths = new int[offsets.Length - 1];
-        for (int i = 0; i < lengths.Length; i++)
-            lengths[i] = offsets[i + 1] - offsets[i];
-        return new LayerReport(CompressedFile.Prefix(layer).TrimEnd('.'), selection.Plan, lengths, selection.Times, errors);
     }
 
     private void Note(string note)
@@ -133,7 +111,11 @@ internal sealed class FileCompression(KvDump dump, CompressionSettings settings,
 
     public void Dispose()
     {
-        foreach (var (_, selection, _) in _layers)
+        _paged.Dispose();
+        foreach (var selection in _selections)
             selection.Dispose();
     }
 }
+
+/// <summary>A layer, what was decided about it, and the figures to tell.</summary>
+internal sealed record CompressedLayer(KvDumpLayer Layer, LayerSelection Selection, LayerReport Report);

@@ -6,19 +6,18 @@ namespace Compactor.Cli;
 /// <param name="Name">Its prefix in the file, <c>layers.3</c>; empty when the file's tensors are not numbered.</param>
 /// <param name="Plan">Shape, options and counts.</param>
 /// <param name="KeptLengths"><c>[B·Hkv]</c> kept tokens, sequence by sequence and head by head.</param>
+/// <param name="Blocks">Blocks it took in the paged cache.</param>
 /// <param name="Times">Wall time of the stages.</param>
 /// <param name="Errors">Errors of attention outputs; null when the file has no queries.</param>
-internal sealed record LayerReport(string Name, LayerPlan Plan, int[] KeptLengths, StageTimes Times, LayerErrors? Errors)
+/// <param name="Curves">Errors at other budgets; null when they were not asked for, or nothing was scored.</param>
+internal sealed record LayerReport(string Name, LayerPlan Plan, int[] KeptLengths, BlockUse Blocks, StageTimes Times, LayerErrors? Errors, ErrorCurves? Curves)
 {
+    /// <summary>Number of the layer as text; null when the file's tensors are not numbered.</summary>
+    public string? Number => Name.Length == 0 ? null : Name["layers.".Length..];
+
     public long Pairs => (long)Plan.Shape.Tokens * Plan.Shape.KvHeads;
 
     public long Bytes => Pairs * Plan.Shape.BytesPerPair;
 
     public long KeptBytes => Plan.KeptPairs * Plan.Shape.BytesPerPair;
 }
-
-/// <summary>Relative L2 errors of attention outputs against the full cache.</summary>
-/// <param name="Compressed">Of the compressed cache.</param>
-/// <param name="Random">Of as many pairs at random.</param>
-/// <param name="Recent">Of as many of the last tokens.</param>
-internal sealed record LayerErrors(double Compressed, double Random, double Recent);

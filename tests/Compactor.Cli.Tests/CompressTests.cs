@@ -156,6 +156,9 @@ public class CompressTests : TemporaryFolder
     [InlineData("--lambda=much", "a number or auto")]
     [InlineData("--threads=-1", "--threads is -1")]
     [InlineData("--rope-theta=0.5", "0.5")]
+    [InlineData("--block-size=15", "--block-size is 15; use 16 to 256")]
+    [InlineData("--block-size=257", "--block-size is 257; use 16 to 256")]
+    [InlineData("--block-size=big", "--block-size is 'big'; use a whole number")]
     public void A_wrong_option_is_a_usage_error(string option, string mention) =>
         Tool.Run("compress", "in.safetensors", option).FailsWith(2, mention);
 

@@ -8,19 +8,20 @@ public class OtherCommandTests : TemporaryFolder
     [Fact]
     public void Demo_needs_no_options_and_explains_itself()
     {
-        var result = Tool.Run("demo");
+        var result = Tool.Run("demo", "--report", At("report"));
         Assert.True(result.ExitCode == 0, result.Error);
         Assert.Empty(result.Error);
         Assert.StartsWith("The KV cache of a small language model", result.Output);
         Assert.Contains("Random", result.Output);
         Assert.Contains("Kept 53.2% of the cache", result.Output);
+        Assert.Contains("blocks of 128 tokens", result.Output);
         Assert.Contains("freeing", result.Output);
     }
 
     [Fact]
     public void Demo_as_json_beats_both_baselines_on_average()
     {
-        var total = Tool.Run("demo", "--json").Json.GetProperty("total");
+        var total = Tool.Run("demo", "--json", "--report", At("report")).Json.GetProperty("total");
         Assert.True(total.GetProperty("error").GetDouble() < total.GetProperty("error_random").GetDouble());
         Assert.True(total.GetProperty("error").GetDouble() < total.GetProperty("error_recent").GetDouble());
     }

@@ -36,10 +36,12 @@ internal static class Tool
 
     public static Result Run(params string[] arguments) => Run([], arguments);
 
-    public static Result Run((string Name, string Value)[] variables, string[] arguments)
+    public static Result RunIn(string folder, params string[] arguments) => Run([], arguments, folder);
+
+    public static Result Run((string Name, string Value)[] variables, string[] arguments, string? folder = null)
     {
-        string? published = Environment.GetEnvironmentVariable("COMPACTOR_TOOL");
-        var start = new ProcessStartInfo(published ?? "dotnet") { RedirectStandardOutput = true, RedirectStandardError = true };
+        string? published = Environment.GetEnvironmentVariable("COMPACTOR_TOOL") is { } tool ? Path.GetFullPath(tool) : null;
+        var start = new ProcessStartInfo(published ?? "dotnet") { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder };
         if (published is null)
         {
             start.ArgumentList.Add("exec");

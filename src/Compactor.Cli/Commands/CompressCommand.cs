@@ -9,12 +9,15 @@ namespace Compactor.Cli.Commands;
 /// <summary><c>compactor compress</c>: scores, selects and compacts the cache in a file.</summary>
 internal static class CompressCommand
 {
+    private const int SmallestBlock = 16, LargestBlock = 256;
+
     private enum Backend { Cpu, Cuda }
 
     public static Command Create()
     {
         var input = new Argument<string>("in") { Description = "A safetensors file with layers.{i}.key, .value, .key_pre_rope and .query, or one layer without the prefix." };
         var output = new Option<string?>("--out") { Description = "Safetensors file for scores, kept indices and survivors; none is written without it.", HelpName = "out" };
+        var report = new Option<string?>("--report") { Description = "Folder for a page with pictures, new or of an earlier report: index.html, report.json and PNG files.", HelpName = "dir" };
         var json = new Option<bool>("--json") { Description = "Print one JSON document instead of a table." };
         var budget = new BudgetOptions();
         var method = new MethodOptions();
@@ -22,13 +25,14 @@ internal static class CompressCommand
         var style = ValueOption.Choice("--rope-style", "How RoPE pairs dimensions. [default: half]", ("half", RotaryStyle.HalfRotation), ("interleaved", RotaryStyle.Interleaved));
         var rotaryDim = ValueOption.Number<int>("--rotary-dim", "Rotated dimensions at the start of a head. [default: all]");
         var layout = ValueOption.Choice("--layout", "Order of dimensions: packed [tokens, heads, dim] or [batch, heads, tokens, dim]. [default: nhd]", ("nhd", KvLayout.PackedTokens), ("bhsd", KvLayout.BatchHeadSequence));
+        var blockSize = ValueOption.Number<int>("--block-size", $"Tokens of a head-block of the paged cache: {SmallestBlock} to {LargestBlock}. [default: {CompressionSettings.DefaultBlockSize}]");
         var backend = ValueOption.Choice("--backend", "What computes. [default: cpu]", ("cpu", Backend.Cpu), ("cuda", Backend.Cuda));
         var threads = ValueOption.Number<int>("--threads", "Threads; 0 for all cores. Results do not depend on it. [default: 0]");
 
-        var command = new Command("compress", "Compresses the KV cache in a file and shows what was kept and at what cost.") { input, output };
+        var command = new Command("compress", "Compresses the KV cache in a file and shows what was kept and at what cost.") { input, output, report };
         budget.AddTo(command);
         method.AddTo(command);
-        foreach (Option option in (Option[])[theta, style, rotaryDim, layout, backend, threads, json])
+        foreach (Option option in (Option[])[theta, style, rotaryDim, layout, blockSize, backend, threads, json])
             command.Add(option);
 
         command.SetAction(parsed =>
@@ -38,9 +42,10 @@ internal static class CompressCommand
                 throw new CompactorException(CompactorStatus.Unsupported, "--backend is cuda, but this build has only the cpu backend; leave the option out or use --backend cpu.");
             string source = parsed.GetRequiredValue(input);
             string? target = parsed.GetValue(output);
+            string? folder = parsed.GetValue(report);
             if (target is not null && SameFile(source, target))
                 throw new CompactorException(CompactorStatus.InvalidArgument, $"--out is '{target}', the input itself; name another file.");
-            CompressionSession.Execute(source, parsed.GetValue(layout) ?? KvLayout.PackedTokens, settings, target, parsed.GetValue(json));
+            CompressionSession.Execute(source, parsed.GetValue(layout) ?? KvLayout.PackedTokens, settings, target, folder, parsed.GetValue(json));
             return CommandLine.Success;
         });
         return command;
@@ -67,6 +72,9 @@ internal static class CompressCommand
             int threadCount = result.GetValue(threads) ?? 0;
             if (threadCount < 0)
                 throw new UsageException($"--threads is {threadCount}; use 1 or more, or 0 for all cores.");
+            int block = result.GetValue(blockSize) ?? CompressionSettings.DefaultBlockSize;
+            if (block is < SmallestBlock or > LargestBlock)
+                throw new UsageException($"--block-size is {block}; use {SmallestBlock} to {LargestBlock}.");
             return new CompressionSettings
             {
                 Preset = method.Preset(result),
@@ -76,6 +84,7 @@ internal static class CompressCommand
                 RopeTheta = result.GetValue(theta),
                 RotaryStyle = result.GetValue(style) ?? RotaryStyle.HalfRotation,
                 RotaryDim = result.GetValue(rotaryDim),
+                BlockSize = block,
                 Threads = threadCount,
             };
         }
