@@ -6,16 +6,16 @@ namespace Compactor.Cli.Reporting;
 /// <summary>Tokens each head of each layer keeps, within the slots of the blocks they take.</summary>
 internal static class LengthsPicture
 {
-    private const int Height = 340, MostLabels = 32;
+    private const int Height = 340, MostWords = 12, MostLabels = 48;
 
     public static Picture Draw(IReadOnlyList<LayerReport> layers, string name, string title)
     {
         int tokens = layers[0].Plan.Shape.Tokens;
+        int bars = layers.Sum(layer => layer.Plan.Shape.KvHeads);
         bool sequences = layers[0].Plan.Shape.Sequences > 1;
-        var plot = Picture.NewPlot(title, "layer", sequences ? "tokens of all sequences" : "tokens");
+        var plot = Picture.NewPlot(title, bars is > MostWords and <= MostLabels ? "layer (in the bars: KV head)" : "layer", sequences ? "tokens of all sequences" : "tokens");
         var (slots, kept) = (new List<Bar>(), new List<Bar>());
         var (middles, names) = (new List<double>(), new List<string>());
-        int bars = layers.Sum(layer => layer.Plan.Shape.KvHeads);
         double x = 0;
         foreach (var layer in layers)
         {
@@ -29,7 +29,7 @@ internal static class LengthsPicture
                 kept.Add(new Bar { Position = x, Value = lengths.Sum(), FillColor = Picture.Blue, LineWidth = 0, Size = 0.86 });
                 if (bars <= MostLabels)
                 {
-                    var label = plot.Add.Text($"head {head}", x, 0);
+                    var label = plot.Add.Text(bars <= MostWords ? $"head {head}" : $"{head}", x, 0);
                     (label.LabelFontColor, label.LabelFontSize, label.LabelAlignment, label.OffsetY) = (Colors.White, 12, Alignment.LowerCenter, -3);
                 }
             }

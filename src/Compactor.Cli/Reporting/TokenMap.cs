@@ -97,7 +97,7 @@ internal static class TokenMap
         var plot = Picture.NewPlot(title, shape.Sequences == 1 ? "token" : $"token ({shape.Sequences} sequences, end to end)", "KV head");
         int heads = shape.KvHeads, each = (shape.Tokens + grid.GetLength(1) - 1) / grid.GetLength(1);
         heatmap = plot.Add.Heatmap(grid);
-        heatmap.Position = new CoordinateRect(0, grid.GetLength(1) * each, 0, heads);
+        heatmap.Extent = new CoordinateRect(0, grid.GetLength(1) * each, 0, heads);
         plot.Axes.SetLimits(0, shape.Tokens, 0, heads);
         plot.HideGrid();
         for (int b = 1; b < shape.Sequences; b++)
