@@ -13,6 +13,7 @@ internal static class CompressedFile
     public static string Prefix(KvDumpLayer layer) => layer.Tensors["key"].Name[..^"key".Length];
 
     /// <exception cref="CompactorException">The file cannot be written; what was there before is unchanged.</exception>
+    /// <exception cref="OperationCanceledException">A signal asked to stop; what was there before is unchanged.</exception>
     public static void Save(string path, KvDump dump, CompressionSettings settings, IReadOnlyList<(KvDumpLayer Layer, LayerSelection Selection)> layers)
     {
         var writer = new SafetensorsWriter();
@@ -40,7 +41,8 @@ internal static class CompressedFile
             void AddSurvivors(string name, TensorView source) =>
                 writer.Add(name, source.ElementType.ToSafetensorsType(), [selection.Plan.KeptPairs, source.Dim], write => Gather(selection, source, write));
         }
-        writer.Save(path);
+        using var interruption = new Interruption();
+        writer.Save(path, interruption.Token);
     }
 
     private static unsafe void Gather(LayerSelection selection, TensorView source, SafetensorsPieceWriter write)
