@@ -15,24 +15,55 @@ internal static class CommandLine
     public static int Run(string[] args)
     {
         var verbose = new Option<bool>("--verbose") { Description = "On failure, print the stack trace.", Recursive = true };
-        bool shown = args.Contains(verbose.Name);
+        bool shown = args.Contains(verbose.Name), json = args.Contains("--json");
         try
         {
             return Invoke(verbose, args);
         }
         catch (UsageException exception)
         {
-            Fail(exception.Message, exception, shown);
+            Fail(Usage, exception.Message, exception);
             Console.Error.WriteLine(SeeHelp);
             return Usage;
         }
+        catch (OperationCanceledException exception)
+        {
+            return Fail(Failure, "interrupted; nothing was written.", exception);
+        }
         catch (Exception exception) when (exception is CompactorException or IOException or UnauthorizedAccessException)
         {
-            return Fail(exception.Message, exception, shown);
+            return Fail(Failure, exception.Message, exception);
         }
         catch (Exception exception)
         {
-            return Fail($"internal error: {exception.GetType().Name}: {exception.Message}{(shown ? "" : " Run again with --verbose and report what it prints.")}", exception, shown);
+            return Fail(Failure, $"internal error: {exception.GetType().Name}: {exception.Message}{(shown ? "" : " Run again with --verbose and report what it prints.")}", exception);
+        }
+
+        int Fail(int exitCode, string message, Exception exception)
+        {
+            message = message.ReplaceLineEndings(" ");
+            Console.Error.WriteLine($"compactor: {message}");
+            if (shown)
+                Console.Error.WriteLine(exception);
+            if (json)
+                WriteJson(exitCode, message);
+            return exitCode;
+        }
+    }
+
+    private static void WriteJson(int exitCode, string error)
+    {
+        try
+        {
+            JsonDocumentWriter.Write(json =>
+            {
+                json.WriteString("error", error);
+                json.WriteNumber("exit_code", exitCode);
+            });
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            // Standard output may be what failed; standard error has told already.
         }
     }
 
@@ -50,16 +81,8 @@ internal static class CommandLine
         if (parsed.Action is not ParseErrorAction error)
             return parsed.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
         error.ShowHelp = false;
-        parsed.Invoke(new InvocationConfiguration { Output = Console.Error, Error = Console.Error });
-        Console.Error.WriteLine(SeeHelp);
-        return Usage;
-    }
-
-    private static int Fail(string message, Exception exception, bool verbose)
-    {
-        Console.Error.WriteLine($"compactor: {message.ReplaceLineEndings(" ")}");
-        if (verbose)
-            Console.Error.WriteLine(exception);
-        return Failure;
+        using var text = new StringWriter();
+        parsed.Invoke(new InvocationConfiguration { Output = text, Error = text });
+        throw new UsageException(string.Join(' ', text.ToString().Split((char[])['\n', '\r', '\t'], StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries)));
     }
 }

@@ -10,6 +10,7 @@ internal static class CompressedFile
     public static string Prefix(KvDumpLayer layer) => layer.Tensors["key"].Name[..^"key".Length];
 
     /// <exception cref="CompactorException">The file cannot be written; what was there before is unchanged.</exception>
+    /// <exception cref="OperationCanceledException">A signal asked to stop; what was there before is unchanged.</exception>
     public static void Save(string path, KvDump dump, CompressionSettings settings, IReadOnlyList<CompressedLayer> layers, PagedDump paged)
     {
         var writer = new SafetensorsWriter();
@@ -35,6 +36,7 @@ internal static class CompressedFile
                 writer.Add(prefix + name, shape.ElementType.ToSafetensorsType(), [selection.Plan.KeptPairs, shape.HeadDim],
                     write => paged.WriteSurvivors(index, keys: name == "key", write));
         }
-        writer.Save(path);
+        using var interruption = new Interruption();
+        writer.Save(path, interruption.Token);
     }
 }

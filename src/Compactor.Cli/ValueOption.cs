@@ -8,7 +8,7 @@ internal static class ValueOption
 {
     /// <summary>A number, read and written the same way on every machine.</summary>
     public static Option<T?> Number<T>(string name, string description, string helpName = "n") where T : struct, IParsable<T> =>
-        Create<T>(name, description, helpName, typeof(T) == typeof(double) ? "a number" : typeof(T) == typeof(ulong) ? "a whole number, 0 or more" : "a whole number",
+        Create<T>(name, description, helpName, typeof(T) == typeof(double) ? "a number" : typeof(T) == typeof(ulong) ? $"a whole number from 0 to {ulong.MaxValue}" : typeof(T) == typeof(long) ? $"a whole number up to {long.MaxValue}" : $"a whole number up to {int.MaxValue}",
             text => T.TryParse(text, CultureInfo.InvariantCulture, out var value) ? value : null);
 
     /// <summary>One of a few names.</summary>

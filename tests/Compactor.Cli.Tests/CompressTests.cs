@@ -153,6 +153,7 @@ public class CompressTests : TemporaryFolder
     [InlineData("--scope=world", "--scope is 'world'; use sequence or head or token")]
     [InlineData("--sketch=20", "16 to 128 in steps of 16")]
     [InlineData("--preset=best", "best")]
+    [InlineData("--tokens=99999999999", "a whole number up to 2147483647")]
     [InlineData("--lambda=much", "a number or auto")]
     [InlineData("--threads=-1", "--threads is -1")]
     [InlineData("--rope-theta=0.5", "0.5")]
@@ -178,6 +179,30 @@ public class CompressTests : TemporaryFolder
         for (int i = 0; i < changed.Length; i += 2)
             Assert.Equal(changed[i + 1], options[changed[i]]);
         Assert.Equal(2 * 2 * 50, json.GetProperty("total").GetProperty("kept_pairs").GetInt64());
+    }
+
+    [Theory]
+    [InlineData(1, "does not exist", "compress", "absent.safetensors", "--json")]
+    [InlineData(1, "does not exist", "inspect", "absent.safetensors", "--json")]
+    [InlineData(2, "Retention is 2", "compress", "absent.safetensors", "--json", "--retention", "2")]
+    [InlineData(2, "Must be one of", "compress", "absent.safetensors", "--json", "--preset", "best")]
+    public void A_failure_with_json_is_one_document_too(int exitCode, string mention, params string[] arguments)
+    {
+        var result = Tool.Run(arguments);
+        Assert.Equal(exitCode, result.ExitCode);
+        var json = System.Text.Json.JsonDocument.Parse(result.Output).RootElement;
+        Assert.Equal(exitCode, json.GetProperty("exit_code").GetInt32());
+        Assert.Contains(mention, json.GetProperty("error").GetString());
+        Assert.StartsWith($"compactor: {json.GetProperty("error").GetString()}\n", result.Error);
+    }
+
+    [Fact]
+    public void Empty_paths_are_named()
+    {
+        Tool.Run("compress", "").FailsWith(1, "'' cannot be opened");
+        string input = new TestDump().Save(At("in.safetensors"));
+        Tool.Run("compress", input, "--out", "").FailsWith(1, "'' cannot be written");
+        Tool.Run("compress", "", "--out", At("out.safetensors")).FailsWith(1, "'' cannot be opened");
     }
 
     [Fact]

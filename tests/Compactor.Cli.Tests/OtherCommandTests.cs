@@ -92,7 +92,13 @@ public class OtherCommandTests : TemporaryFolder
     [InlineData("doctor", "extra")]
     [InlineData("frobnicate")]
     [InlineData("inspect")]
-    public void Wrong_usage_exits_with_2(params string[] arguments) => Tool.Run(arguments).FailsWith(2, "See 'compactor --help'");
+    public void Wrong_usage_exits_with_2(params string[] arguments)
+    {
+        var result = Tool.Run(arguments);
+        result.FailsWith(2, "See 'compactor --help'");
+        Assert.StartsWith("compactor: ", result.Error);
+        Assert.Equal(2, result.Error.TrimEnd('\n').Split('\n').Length);
+    }
 
     [Fact]
     public void Help_and_version_succeed()

@@ -90,7 +90,7 @@ internal static class CompressCommand
         }
     }
 
-    private static bool SameFile(string a, string b) => Resolve(a) == Resolve(b);
+    private static bool SameFile(string a, string b) => a.Length > 0 && b.Length > 0 && Resolve(a) == Resolve(b);
 
     private static string Resolve(string path)
     {

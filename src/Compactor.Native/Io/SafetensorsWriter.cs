@@ -91,13 +91,17 @@ public sealed class SafetensorsWriter
     /// Writes the file: to a new file beside <paramref name="path"/>, flushed to the device, then renamed over it. Until the rename the
     /// destination is untouched; on any failure the new file is deleted. May be called again.
     /// </summary>
-    /// <param name="path">Destination, replaced when it exists.</param>
+    /// <param name="path">Destination, replaced when it exists; pipes, devices and folders are refused.</param>
+    /// <param name="cancellation">Looked at before every piece.</param>
+    /// <exception cref="OperationCanceledException">Cancelled; the destination is as it was.</exception>
     /// <exception cref="CompactorException">
     /// <see cref="CompactorStatus.InvalidFile"/> when the file cannot be written; <see cref="CompactorStatus.InvalidArgument"/> when a source
     /// gives more or fewer bytes than its shape takes. What a source throws is passed on.
     /// </exception>
-    public void Save(string path)
+    public void Save(string path, CancellationToken cancellation = default)
     {
+        if (SpecialFile.Exists(path))
+            throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' is not a regular file but a folder, pipe or device, which cannot be replaced; name a file.");
         var order = _tensors.Values.OrderByDescending(tensor => tensor.Type.Size()).ThenBy(tensor => tensor.Name, StringComparer.Ordinal).ToList();
         byte[] header = Header(order);
         string temporary = $"{path}.{System.IO.Path.GetRandomFileName()}.tmp";
@@ -109,13 +113,14 @@ public sealed class SafetensorsWriter
             {
                 Write(path, stream, header);
                 foreach (var tensor in order)
-                    Write(path, stream, tensor);
+                    Write(path, stream, tensor, cancellation);
                 Attempt(path, () =>
                 {
                     stream.Flush(flushToDisk: true);
                     return true;
                 });
             }
+            cancellation.ThrowIfCancellationRequested();
             Attempt(path, () =>
             {
                 File.Move(temporary, path, overwrite: true);
@@ -191,11 +196,12 @@ public sealed class SafetensorsWriter
         return header;
     }
 
-    private static void Write(string path, FileStream stream, Tensor tensor)
+    private static void Write(string path, FileStream stream, Tensor tensor, CancellationToken cancellation)
     {
         long written = 0;
         tensor.Source(piece =>
         {
+            cancellation.ThrowIfCancellationRequested();
             if (piece.Length > tensor.ByteLength - written)
                 throw Mismatch("more");
             Write(path, stream, piece);

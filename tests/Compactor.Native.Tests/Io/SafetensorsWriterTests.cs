@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Diagnostics;
 using System.Text;
 using Compactor.Native.Io;
 using FsCheck;
@@ -191,6 +192,45 @@ public sealed class SafetensorsWriterTests : IDisposable
             Assert.Contains($"'{path}' cannot be written", e.Message);
         }
         Assert.Equal([_folder["folder"]], Directory.GetFileSystemEntries(_folder.Root));
+    }
+
+    [Fact]
+    public void A_pipe_a_device_and_a_link_to_a_folder_are_not_replaced()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "special files are looked for on Linux");
+        var writer = new SafetensorsWriter();
+        writer.Add("x", [1], [1f]);
+        Directory.CreateDirectory(_folder["folder"]);
+        File.CreateSymbolicLink(_folder["link"], _folder["folder"]);
+        using (var mkfifo = Process.Start("mkfifo", [_folder["pipe"]]))
+            mkfifo.WaitForExit();
+        string[] before = Directory.GetFileSystemEntries(_folder.Root);
+        Assert.Equal(3, before.Length);
+        // A link to the device: renaming would replace the link, never the device that all processes use.
+        File.CreateSymbolicLink(_folder["device"], "/dev/full");
+        foreach (string name in (string[])["pipe", "device", "link"])
+            Assert.Contains($"'{_folder[name]}' is not a regular file", Assert.Throws<CompactorException>(() => writer.Save(_folder[name])).Message);
+        Assert.NotNull(new FileInfo(_folder["link"]).LinkTarget);
+        Assert.NotNull(new FileInfo(_folder["device"]).LinkTarget);
+        Assert.Equal([.. before, _folder["device"]], Directory.GetFileSystemEntries(_folder.Root).OrderBy(entry => entry == _folder["device"]));
+    }
+
+    [Fact]
+    public void Cancelling_leaves_the_old_file_and_nothing_else()
+    {
+        string path = _folder["cache.safetensors"];
+        File.WriteAllText(path, "old");
+        using var cancellation = new CancellationTokenSource();
+        var writer = new SafetensorsWriter();
+        writer.Add("x", SafetensorsType.U8, [10_000_000], write =>
+        {
+            write(new byte[5_000_000]);
+            cancellation.Cancel();
+            write(new byte[5_000_000]);
+        });
+        Assert.Throws<OperationCanceledException>(() => writer.Save(path, cancellation.Token));
+        Assert.Equal("old", File.ReadAllText(path));
+        Assert.Equal([path], Directory.GetFileSystemEntries(_folder.Root));
     }
 
     [Fact]
