@@ -115,6 +115,20 @@ public class LeverageTests
         Assert.InRange(o.Sum(), 0.9, 1.01);
     }
 
+    /// <summary>A Gram matrix with the eigenvalue -lowest has a factor once eps exceeds that.</summary>
+    [Theory]
+    [InlineData(0.0, 0.01, 0.01)]
+    [InlineData(0.05, 0.01, 0.1)]
+    [InlineData(0.5, 0.01, 1.0)]
+    [InlineData(500.0, 0.01, 1000.0)]
+    [InlineData(5000.0, 0.01, null)]
+    public void Eps_grows_by_10_at_most_5_times(double lowest, double epsilon, double? effective)
+    {
+        double? eps = GramFactor.InvertFactor([-lowest, 0, 0, -lowest], 2, epsilon, new double[4]);
+        Assert.Equal(effective is null, eps is null);
+        Assert.Equal(effective ?? 0, eps ?? 0, 1e-9);
+    }
+
     [Theory]
     [InlineData(RotaryStyle.HalfRotation, 64)]
     [InlineData(RotaryStyle.Interleaved, 64)]
