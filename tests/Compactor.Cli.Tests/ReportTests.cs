@@ -50,10 +50,11 @@ public partial class ReportTests : TemporaryFolder
         }
     }
 
-    [Fact]
-    public void The_kept_map_has_every_token_of_every_head_in_its_place()
+    [Theory]
+    [InlineData(4, 100)]
+    [InlineData(1, 400)]
+    public void The_kept_map_has_every_token_of_every_head_in_its_place(int heads, int tokens)
     {
-        const int heads = 4, tokens = 100;
         var dump = new TestDump(1);
         foreach (string role in (string[])["key", "value", "key_pre_rope", "query"])
         {

@@ -95,18 +95,20 @@ internal static class TokenMap
     {
         var shape = layer.Layer.Shape;
         var plot = Picture.NewPlot(title, shape.Sequences == 1 ? "token" : $"token ({shape.Sequences} sequences, end to end)", "KV head");
-        int heads = shape.KvHeads, each = (shape.Tokens + grid.GetLength(1) - 1) / grid.GetLength(1);
+        int heads = shape.KvHeads, columns = grid.GetLength(1), each = (shape.Tokens + columns - 1) / columns;
         heatmap = plot.Add.Heatmap(grid);
-        heatmap.Extent = new CoordinateRect(0, grid.GetLength(1) * each, 0, heads);
-        plot.Axes.SetLimits(0, shape.Tokens, 0, heads);
+        // Cells are one unit wide and high around whole numbers.
+        const double half = 0.5;
+        plot.Axes.SetLimits(-half, columns - half, -half, heads - half);
         plot.HideGrid();
         for (int b = 1; b < shape.Sequences; b++)
-            plot.Add.VerticalLine(shape.CuSeqlens[b], 1, Picture.Orange);
+            plot.Add.VerticalLine((double)shape.CuSeqlens[b] / each - half, 1, Picture.Orange);
         for (int head = 1; head < heads; head++)
-            plot.Add.HorizontalLine(head, 1, Colors.White);
+            plot.Add.HorizontalLine(head - half, 1, Colors.White);
+        plot.Axes.Bottom.TickGenerator = new NumericAutomatic { LabelFormatter = column => $"{column * each:0}", IntegerTicksOnly = true };
         int step = Math.Max(1, heads / 16);
         int[] labelled = [.. Enumerable.Range(0, heads).Where(head => head % step == 0)];
-        plot.Axes.Left.TickGenerator = new NumericManual([.. labelled.Select(head => heads - head - 0.5)], [.. labelled.Select(head => $"{head}")]);
+        plot.Axes.Left.TickGenerator = new NumericManual([.. labelled.Select(head => heads - 1.0 - head)], [.. labelled.Select(head => $"{head}")]);
         return plot;
     }
 }

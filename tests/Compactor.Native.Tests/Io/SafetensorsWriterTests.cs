@@ -185,11 +185,11 @@ public sealed class SafetensorsWriterTests : IDisposable
         var writer = new SafetensorsWriter();
         writer.Add("x", [1], [1f]);
         Directory.CreateDirectory(_folder["folder"]);
-        foreach (string path in (string[])[_folder["folder"], _folder["nowhere/x"]])
+        foreach (var (path, problem) in ((string, string)[])[(_folder["folder"], "is not a regular file"), (_folder["nowhere/x"], "cannot be written")])
         {
             var e = Assert.Throws<CompactorException>(() => writer.Save(path));
             Assert.Equal(CompactorStatus.InvalidFile, e.Status);
-            Assert.Contains($"'{path}' cannot be written", e.Message);
+            Assert.Contains($"'{path}' {problem}", e.Message);
         }
         Assert.Equal([_folder["folder"]], Directory.GetFileSystemEntries(_folder.Root));
     }
