@@ -1,11 +1,11 @@
 using System.Globalization;
-using BigInteger = System.Numerics.BigInteger;
 using Compactor.Native.Calibration;
 using FsCheck;
 using FsCheck.Fluent;
 using MathNet.Numerics.LinearAlgebra;
 using MathNet.Numerics.Optimization;
 using Xunit;
+using BigInteger = System.Numerics.BigInteger;
 
 namespace Compactor.Native.Tests.Calibration;
 
