@@ -45,9 +45,9 @@ internal static class PeerComparison
             Console.WriteLine($"pair {pair + 1,2}: ours {mine[^1] * 1e3,7:F1} ms, PyTorch {theirs[^1] * 1e3,7:F1} ms, ratio {ratios[^1]:F2}");
         }
         Console.WriteLine($"our workspace: at most {backend.PeakWorkspaceBytes / 1e6:F1} MB");
-        Console.WriteLine($"median ratio {Median(ratios):F2} (smallest {ratios.Min():F2}, largest {ratios.Max():F2}, {pairs} pairs): PyTorch takes that many times as long");
+        Console.WriteLine($"median ratio {BenchResult.Median(ratios):F2} (smallest {ratios.Min():F2}, largest {ratios.Max():F2}, {pairs} pairs): PyTorch takes that many times as long");
         if (json is not null)
-            File.WriteAllText(json, Result(subject, backend, tuned, difference, mine, theirs, ratios).ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
+            BenchResult.Save(Result(subject, backend, tuned, difference, mine, theirs, ratios), json);
         return 0;
     }
 
@@ -63,37 +63,19 @@ internal static class PeerComparison
         return a.Length == b.Length ? Math.Sqrt(difference / norm) : double.PositiveInfinity;
     }
 
-    private static double Median(List<double> values)
+    private static JsonObject Result(Subject subject, CpuBackend backend, JsonElement tuned, double difference, List<double> mine, List<double> theirs, List<double> ratios)
     {
-        double[] sorted = [.. values.Order()];
-        return (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
-    }
-
-    private static JsonObject Result(Subject subject, CpuBackend backend, JsonElement tuned, double difference, List<double> mine, List<double> theirs, List<double> ratios) => new()
-    {
-        ["benchmark"] = subject.Name,
-        ["dimensions"] = subject.Dimensions.DeepClone(),
-        ["date"] = DateTime.UtcNow.ToString("yyyy-MM-dd"),
-        ["commit"] = Commit(),
-        ["cpu"] = File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith("model name", StringComparison.Ordinal))?.Split(':', 2)[1].Trim(),
-        ["cores"] = Environment.ProcessorCount,
-        ["dotnet"] = Environment.Version.ToString(),
-        ["threads"] = backend.Threads,
-        ["simd_bits"] = (int)backend.Width,
-        ["peer"] = JsonNode.Parse(tuned.GetRawText()),
-        ["relative_difference"] = difference,
-        ["workspace_bytes"] = backend.PeakWorkspaceBytes,
-        ["ours_seconds"] = new JsonArray([.. mine.Select(x => (JsonNode)x)]),
-        ["peer_seconds"] = new JsonArray([.. theirs.Select(x => (JsonNode)x)]),
-        ["ratios"] = new JsonArray([.. ratios.Select(x => (JsonNode)x)]),
-        ["median_ratio"] = Median(ratios),
-    };
-
-    private static string? Commit()
-    {
-        using var git = Process.Start(new ProcessStartInfo("git", ["rev-parse", "--short", "HEAD"]) { RedirectStandardOutput = true, RedirectStandardError = true });
-        string commit = git!.StandardOutput.ReadToEnd().Trim();
-        git.WaitForExit();
-        return git.ExitCode == 0 ? commit : null;
+        var result = BenchResult.New(subject.Name);
+        result["dimensions"] = subject.Dimensions.DeepClone();
+        result["threads"] = backend.Threads;
+        result["simd_bits"] = (int)backend.Width;
+        result["peer"] = JsonNode.Parse(tuned.GetRawText());
+        result["relative_difference"] = difference;
+        result["workspace_bytes"] = backend.PeakWorkspaceBytes;
+        result["ours_seconds"] = BenchResult.Values(mine);
+        result["peer_seconds"] = BenchResult.Values(theirs);
+        result["ratios"] = BenchResult.Values(ratios);
+        result["median_ratio"] = BenchResult.Median(ratios);
+        return result;
     }
 }

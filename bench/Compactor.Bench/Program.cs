@@ -17,8 +17,8 @@ var decode = new Command("decode", "Decode attention over paged survivors agains
 decode.SetAction(parsed => DecodePeer.Run(parsed.GetValue(kept), parsed.GetValue(sequences), parsed.GetValue(pairs), parsed.GetValue(threads), parsed.GetValue(python)!, parsed.GetValue(json)));
 
 var repeats = new Option<int>("--repeats") { Description = "Timed repeats.", DefaultValueFactory = _ => 21 };
-var paging = new Command("paging", "Bookkeeping of the paged cache.") { repeats };
-paging.SetAction(parsed => PagingBenchmark.Run(parsed.GetValue(repeats)));
+var paging = new Command("paging", "Bookkeeping of the paged cache.") { repeats, json };
+paging.SetAction(parsed => PagingBenchmark.Run(parsed.GetValue(repeats), parsed.GetValue(json)));
 
 var stages = new Command("stages", "BenchmarkDotNet suites of every CPU stage; its own arguments follow.") { TreatUnmatchedTokensAsErrors = false };
 stages.SetAction(parsed =>

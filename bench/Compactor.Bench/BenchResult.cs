@@ -1,0 +1,38 @@
+using System.Diagnostics;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+
+namespace Compactor.Bench;
+
+/// <summary>A dated result: what was measured, on what, at which commit.</summary>
+internal static class BenchResult
+{
+    public static JsonObject New(string benchmark) => new()
+    {
+        ["benchmark"] = benchmark,
+        ["date"] = DateTime.UtcNow.ToString("yyyy-MM-dd"),
+        ["commit"] = Commit(),
+        ["cpu"] = File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith("model name", StringComparison.Ordinal))?.Split(':', 2)[1].Trim(),
+        ["cores"] = Environment.ProcessorCount,
+        ["dotnet"] = Environment.Version.ToString(),
+    };
+
+    public static void Save(JsonObject result, string path) =>
+        File.WriteAllText(path, result.ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
+
+    public static JsonArray Values(IEnumerable<double> values) => [.. values.Select(x => (JsonNode)x)];
+
+    public static double Median(IReadOnlyCollection<double> values)
+    {
+        double[] sorted = [.. values.Order()];
+        return (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
+    }
+
+    private static string? Commit()
+    {
+        using var git = Process.Start(new ProcessStartInfo("git", ["rev-parse", "--short", "HEAD"]) { RedirectStandardOutput = true, RedirectStandardError = true });
+        string commit = git!.StandardOutput.ReadToEnd().Trim();
+        git.WaitForExit();
+        return git.ExitCode == 0 ? commit : null;
+    }
+}
