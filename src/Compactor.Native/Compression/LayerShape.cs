@@ -27,6 +27,8 @@ public sealed record LayerShape
                 throw CompactorException.Argument($"cu_seqlens[{b}] is {cuSeqlens[b]}, below cu_seqlens[{b - 1}] = {cuSeqlens[b - 1]}; entries must ascend.");
         if (kvHeads is < 1 or > 65535)
             throw CompactorException.Argument($"There are {kvHeads} KV heads; use 1 to 65535.");
+        if ((cuSeqlens.Count - 1L) * kvHeads >= int.MaxValue)
+            throw CompactorException.Unsupported($"{cuSeqlens.Count - 1} sequences of {kvHeads} KV heads are more rows than {int.MaxValue - 1}; split the batch.");
         if (queryHeads < 0 || queryHeads % kvHeads != 0)
             throw CompactorException.Argument($"{queryHeads} query heads cannot be shared evenly by {kvHeads} KV heads; the first must be a multiple of the second.");
         if (queryHeads / kvHeads > MaxGroup)

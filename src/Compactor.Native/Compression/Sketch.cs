@@ -23,6 +23,7 @@ public sealed class Sketch
     public int Count { get; }
 
     /// <summary>Draws the sketches a layer needs.</summary>
+    /// <exception cref="CompactorException">The layer has more sequences and heads than sketches of their own can be drawn for.</exception>
     public static Sketch Draw(LayerShape shape, CompressionOptions options)
     {
         int dim = shape.HeadDim, k = options.SketchDimension;
@@ -32,6 +33,9 @@ public sealed class Sketch
             Fill(phi, k, options.Seed, options.SketchSharing == SketchSharing.PerLayer ? (uint)shape.Layer + 1 & 0xFFFF : 0, 0, 0);
             return new Sketch(phi, dim, k, 1, 0);
         }
+        if ((long)shape.Sequences * shape.KvHeads * dim * k > Array.MaxLength)
+            throw CompactorException.Unsupported(
+                $"{shape.Sequences} sequences of {shape.KvHeads} KV heads take {shape.Sequences * shape.KvHeads} Phi of {dim} x {k}; split the batch, or share Phi.");
         var all = new float[shape.Sequences * shape.KvHeads * dim * k];
         for (int b = 0; b < shape.Sequences; b++)
             for (int h = 0; h < shape.KvHeads; h++)
