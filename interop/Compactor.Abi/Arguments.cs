@@ -111,7 +111,7 @@ internal sealed unsafe class Arguments
 
     private static void RequireCount(string name, long count, long expected)
     {
-        if (count != expected)
+        if (count != expected || count < 0)
             throw AbiException.Argument($"{name} has {count} elements; it takes {expected}.");
     }
 

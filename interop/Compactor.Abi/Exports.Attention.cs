@@ -88,7 +88,9 @@ internal static unsafe partial class Exports
         if (kvHeads != planned.Shape.KvHeads || view.Dim != planned.Shape.HeadDim)
             throw AbiException.Argument($"The cache has {kvHeads} KV heads of dimension {view.Dim}; the plan is of {planned.Shape.KvHeads} of {planned.Shape.HeadDim}.");
         int sequences = planned.Shape.Sequences;
-        int[] rows = Arguments.Copy("tables", tables, tableCount, rowStride < 0 ? -1 : (long)sequences * rowStride);
+        if (rowStride < 0)
+            throw AbiException.Argument($"row_stride is {rowStride}; use 0 or more.");
+        int[] rows = Arguments.Copy("tables", tables, tableCount, (long)sequences * rowStride);
         memory.Input("tables", tables, tableCount, tableCount);
         var seen = new HashSet<int>();
         for (int b = 0; b < sequences; b++)

@@ -36,7 +36,7 @@ internal static unsafe partial class Exports
         {
             if (!planned.Shape.IsRagged)
                 throw AbiException.Argument("The plan is of a prefill; make one of what the sequences hold with compactor_plan_create_held.");
-            return CacheCompressor.Recompress(batch.Sequences, layer, planned, Inputs.ToRotary(rotary));
+            return CacheCompressor.Recompress(batch.Sequences, layer, planned, Inputs.ToRotary(rotary, null));
         });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_compaction_ready")]

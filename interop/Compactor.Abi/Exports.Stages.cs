@@ -11,7 +11,7 @@ internal static unsafe partial class Exports
         Stage(backend, plan, (on, layer, memory) =>
         {
             var view = Inputs.ToScoredTensor(memory, "keys", keys, layer.Shape.KvHeads, layer.Shape.HeadDim, layer.Shape);
-            var rotary = Inputs.ToRotary(undo);
+            var rotary = Inputs.ToRotary(undo, layer.Shape.Tokens);
             rotary?.Validate(layer.Shape);
             var scores = memory.Output("leverage", leverage, count, layer.Shape.Pairs);
             var sketch = Inputs.ToSketch(phi, phiCount, layer) ?? Sketch.Draw(layer.Shape, layer.Options);

@@ -136,7 +136,9 @@ internal static unsafe class Inputs
     }
 
     /// <summary>The rotation to undo; null for none.</summary>
-    public static RotaryEmbedding? ToRotary(Rotary* pointer)
+    /// <param name="pointer">The struct.</param>
+    /// <param name="tokens">Tokens that positions and tables are of; null where slots of a cache have stored their positions.</param>
+    public static RotaryEmbedding? ToRotary(Rotary* pointer, int? tokens)
     {
         if (pointer is null)
             return null;
@@ -150,6 +152,10 @@ internal static unsafe class Inputs
             throw AbiException.Argument($"rotary.rotary_dim is {r.RotaryDim}; use an even number from 2 to the head dimension.");
         if (r.PositionCount < 0 || r.TableRows < 0 || r.TableRows > int.MaxValue)
             throw AbiException.Argument($"rotary has {r.PositionCount} positions and {r.TableRows} table rows; counts are 0 to {int.MaxValue}.");
+        if (r.Positions is not null && r.PositionCount != tokens)
+            throw AbiException.Argument(tokens is null ? "rotary has positions; a cache has stored those of its slots. Leave them NULL." : $"rotary has {r.PositionCount} positions for {tokens} tokens.");
+        if (tables && tokens is not null && r.TableRows != tokens)
+            throw AbiException.Argument($"rotary has {r.TableRows} table rows for {tokens} tokens.");
         if (tables)
         {
             if (r.Positions is not null)
@@ -164,8 +170,15 @@ internal static unsafe class Inputs
     }
 
     /// <summary>Given Phi; null to draw it.</summary>
-    public static Sketch? ToSketch(float* phi, long count, LayerPlan plan) =>
-        phi is null && count == 0 ? null : Sketch.FromValues(Arguments.Copy("phi", phi, count, count), plan.Shape, plan.Options.SketchDimension);
+    public static Sketch? ToSketch(float* phi, long count, LayerPlan plan)
+    {
+        if (phi is null && count == 0)
+            return null;
+        long one = (long)plan.Shape.HeadDim * plan.Options.SketchDimension, all = one * plan.Shape.Sequences * plan.Shape.KvHeads;
+        if (count != one && count != all)
+            throw AbiException.Argument($"phi has {count} floats; give one Phi of {one}, or {all} for every sequence and KV head.");
+        return Sketch.FromValues(Arguments.Copy("phi", phi, count, count), plan.Shape, plan.Options.SketchDimension);
+    }
 
     public static SelectionPolicy ToPolicy(int policy, ulong seed) => policy switch
     {
@@ -233,7 +246,7 @@ internal static unsafe class Inputs
             Value = ToTensor(memory, "layer.value", l.Value, shape),
             KeyPreRope = l.KeyPreRope is null ? null : ToTensor(memory, "layer.key_pre_rope", l.KeyPreRope, shape),
             Query = l.Query is null ? null : ToTensor(memory, "layer.query", l.Query, shape),
-            Rotary = ToRotary(l.Rotary),
+            Rotary = ToRotary(l.Rotary, shape.Tokens),
         };
         inputs.Validate(shape);
         if (policy == SelectionPolicy.Compactor && inputs.Query is null && !plan.KeepsEverything)
