@@ -88,6 +88,7 @@ static double number(double right)
 
 static object *some(int kind) { return object_counts[kind] == 0 ? NULL : &objects[kind][below(object_counts[kind])]; }
 
+/* Never another of the same kind: with a count that fits it by chance, a buffer would be claimed that is not there. */
 static uint64_t handle_of(const object *right)
 {
     if (right != NULL && !wrong())
@@ -98,7 +99,7 @@ static uint64_t handle_of(const object *right)
     case 1: return graves[below(GRAVES)];
     case 2: return random_bits();
     case 3: return right == NULL ? 1 : right->handle ^ (UINT64_C(1) << (below(2) ? below(32) : 56 + below(8))); /* never the slot: it could be the engine's */
-    default: return other == NULL ? UINT64_MAX : other->handle;
+    default: return other == NULL || (right != NULL && other->handle >> 56 == right->handle >> 56) ? UINT64_MAX : other->handle;
     }
 }
 

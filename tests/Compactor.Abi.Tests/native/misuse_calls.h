@@ -399,7 +399,7 @@ static compactor_status call_decode_attention(void)
         lengths[row] = integer(below(stride * HOST_BLOCK));
     int lse = below(2);
     return compactor_decode_attention(backend_or_none(), cache, query, pointer(tables, (size_t)(lengths_given * stride) * sizeof *tables), count64(lengths_given * stride),
-                                      count32(stride), pointer(lengths, (size_t)lengths_given * sizeof *lengths), claim(lengths_given), decode_options(8),
+                                      wrong() ? -below(3) : claim(stride), pointer(lengths, (size_t)lengths_given * sizeof *lengths), claim(lengths_given), decode_options(8),
                                       attention_out(9, sequences * QUERY_HEADS * DIM), count64(sequences * QUERY_HEADS * DIM),
                                       lse ? attention_out(10, sequences * QUERY_HEADS) : NULL, lse ? count64(sequences * QUERY_HEADS) : 0);
 }
@@ -423,7 +423,7 @@ static compactor_status call_host_cache_compact(void)
     kept_lists(5, plan, &indices, &offsets);
     int32_t *lengths = pointer(flush_output(7, (size_t)sequences * sizeof *lengths), (size_t)sequences * sizeof *lengths);
     return compactor_host_cache_compact(backend_or_none(), cache, handle_of(plan), pointer(tables, (size_t)(sequences * stride) * sizeof *tables), count64(sequences * stride),
-                                        count32(stride), indices, count64(plan->kept), offsets, count64(offset_count(plan)), lengths, count32(sequences));
+                                        wrong() ? -below(3) : claim(stride), indices, count64(plan->kept), offsets, count64(offset_count(plan)), lengths, count32(sequences));
 }
 
 static const compactor_calibration *a_calibration(int arena)
