@@ -11,6 +11,12 @@ case "${1:-}" in
 esac
 
 command -v dotnet >/dev/null || { echo "tests/run.sh: the .NET SDK (10.0) is not on PATH; install it first" >&2; exit 1; }
+# the C interface is tested with what its users have
+for tool in cc c++ cmake ctest pkg-config objdump; do
+  command -v "$tool" >/dev/null || { echo "tests/run.sh: $tool is not on PATH; install gcc, g++, cmake, pkg-config and binutils first" >&2; exit 1; }
+done
+python3 -c 'import numpy' 2>/dev/null || /usr/bin/python3 -c 'import numpy' 2>/dev/null ||
+  { echo "tests/run.sh: no python3 here has numpy; install it first (Debian: python3-numpy)" >&2; exit 1; }
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1
 dotnet build -c Release --nologo -v quiet Compactor.Native.sln
 

@@ -8,7 +8,7 @@ public static unsafe partial class Native
 {
     private const string Library = "compactor_native";
 
-    public const int Float32 = 0, BackendCpu = 2, PresetPaper = 0, BudgetRetention = 0;
+    public const int Float32 = 0, BackendCuda = 1, BackendCpu = 2, PresetPaper = 0, BudgetRetention = 0, PolicyLeverage = 1;
 
     static Native() => NativeLibrary.SetDllImportResolver(typeof(Native).Assembly, Resolve);
 

@@ -7,6 +7,8 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,6 +76,11 @@ static void *other_thread(void *was_empty)
     return NULL;
 }
 
+static sigjmp_buf before_fault;
+
+/* What a host does about faults of its own. */
+static void host_handler(int signal) { siglongjmp(before_fault, signal); }
+
 static int child_status(pid_t child)
 {
     int status = 0;
@@ -86,6 +93,8 @@ int main(int argc, char **argv)
         return 2;
     void *library;
     alarm(60);
+    struct sigaction mine = { .sa_handler = host_handler };
+    sigaction(SIGSEGV, &mine, NULL);
     /* 20 GB of address space: the managed heap alone would reserve 256 if it were left to itself */
     struct rlimit limit = { .rlim_cur = 20ull << 30, .rlim_max = RLIM_INFINITY };
     expect(setrlimit(RLIMIT_AS, &limit) == 0, "a limit of address space can be set");
@@ -158,6 +167,13 @@ int main(int argc, char **argv)
     expect(p_compactor_compaction_cancel(compaction) == COMPACTOR_OK, "it is cancelled");
     expect(p_compactor_compaction_cancel(compaction) == COMPACTOR_INVALID_HANDLE, "once");
     expect(p_compactor_sequence_lengths(sequence, 0, lengths, 1, NULL) == COMPACTOR_OK && lengths[0] == 0, "and the sequence is as it was");
+
+    static int *volatile no_pointer;
+    if (sigsetjmp(before_fault, 1) == 0) {
+        *no_pointer = 1;
+        expect(0, "a fault of the host's goes unnoticed");
+    }
+    expect(p_compactor_sequence_lengths(sequence, 0, lengths, 1, NULL) == COMPACTOR_OK, "a fault of the host's goes to the host's handler, and the library works on");
 
     pid_t child = fork();
     if (child == 0) {
