@@ -79,16 +79,20 @@ internal static unsafe partial class Exports
     /// <summary>Ends a compaction, which changes its sequences' tables, and then its handle.</summary>
     private static Status End(ulong compaction, Action<PendingCompaction> end) => Boundary.Run(() =>
     {
-        ulong[] sequences;
-        using (var used = Handles.Own<Compaction>(compaction, HandleKind.Compaction))
+        var used = Handles.Own<Compaction>(compaction, HandleKind.Compaction);
+        try
         {
-            sequences = used.Value.SequenceHandles;
-            fixed (ulong* handles = sequences)
+            fixed (ulong* sequences = used.Value.SequenceHandles)
             {
-                using var batch = new Batch(handles, sequences.Length);
+                using var batch = new Batch(sequences, used.Value.SequenceHandles.Length);
                 end(used.Value.Pending);
             }
         }
-        Handles.Close<Compaction>(compaction, HandleKind.Compaction);
+        catch
+        {
+            used.Dispose();
+            throw;
+        }
+        Handles.Retire(compaction);
     });
 }

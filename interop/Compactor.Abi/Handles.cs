@@ -95,6 +95,19 @@ internal static class Handles
         }
     }
 
+    /// <summary>Kills a handle whose object the calling call has alone, and has ended; there is nothing to leave afterwards.</summary>
+    public static void Retire(ulong handle)
+    {
+        lock (Gate)
+        {
+            var entry = Entries[SlotOf(handle)];
+            foreach (ulong owner in entry.Owners)
+                Entries[SlotOf(owner)].Dependents--;
+            (entry.Users, entry.Exclusive) = (0, false);
+            Remove(SlotOf(handle));
+        }
+    }
+
     private static object Enter(ulong handle, HandleKind kind, bool exclusive)
     {
         lock (Gate)

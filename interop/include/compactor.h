@@ -19,8 +19,9 @@
  *             waits). On the CPU backend everything is done when a call returns. The caller's CUDA context is adopted, never replaced.
  * THREADS     Any thread may call. Backends, plans and caches are shared freely (scoring on one backend takes turns); a sequence, compaction or tables object is used
  *             by one call at a time, a second at the same moment gets COMPACTOR_IN_USE and changes nothing.
- * RUNTIME     The library holds a managed runtime (NativeAOT): it is never unloaded (dlclose does nothing), reserves 16 GB of address space but not memory, needs
- *             glibc 2.34 and an x86-64 CPU with AVX2 and FMA, and does not work in a child forked after its first call (COMPACTOR_FORKED; exec is fine).
+ * RUNTIME     The library holds a managed runtime (NativeAOT): it is never unloaded (dlclose does nothing), and does not work in a child forked after its first call
+ *             (COMPACTOR_FORKED; exec is fine). It needs glibc 2.34 and an x86-64 CPU with AVX2 and FMA, and 16 GB of address space (not memory): under a tighter limit
+ *             set DOTNET_GCRegionRange, hexadecimal bytes, say 100000000 for 4 GB. Without these the process ends at the first call: the runtime cannot start.
  */
 #ifndef COMPACTOR_H
 #define COMPACTOR_H
@@ -123,7 +124,8 @@ const char *compactor_last_error(void);
 
 /*
  * Receives what the library announces, a fallback above all. It is called on the thread of the call that announces, with user_data; message is valid during
- * the call. It may call this library, and must return (no longjmp, no C++ exception).
+ * the call. It may call this library but not wait for a call on another
+ * thread, and must return (no longjmp, no C++ exception).
  */
 typedef void (*compactor_log_callback)(void *user_data, int32_t level, const char *message);
 
@@ -157,6 +159,7 @@ typedef struct compactor_backend_info {
 /* Opens a backend. options: NULL for AUTO. A build or machine without CUDA refuses COMPACTOR_BACKEND_CUDA (COMPACTOR_UNSUPPORTED) and says what is missing. */
 compactor_status compactor_backend_open(const compactor_backend_options *options, compactor_backend *backend);
 
+/* Says what it is. info->struct_size must be set, here and wherever a struct is filled. */
 compactor_status compactor_backend_describe(compactor_backend backend, compactor_backend_info *info);
 
 /* Waits until everything queued so far is done. */
@@ -242,11 +245,13 @@ compactor_status compactor_plan_create(const compactor_shape *shape, const compa
 compactor_status compactor_plan_create_held(const compactor_sequence *sequences, int32_t count, int32_t layer, int32_t first_head, const int64_t *sequence_ids,
                                             const compactor_options *options, const compactor_budget *budgets, int32_t budget_count, compactor_plan *plan);
 
+/* Says what it is of, and how large the buffers are that calls with it take. */
 compactor_status compactor_plan_describe(compactor_plan plan, compactor_plan_info *info);
 
 /* Kept (token, head) pairs of each sequence, [B]. Known before any data is read. */
 compactor_status compactor_plan_kept(compactor_plan plan, int64_t *kept_pairs, int32_t count);
 
+/* Destroys it; what was made with it stays. */
 compactor_status compactor_plan_destroy(compactor_plan plan);
 
 /* ---- Tensors ---- */
@@ -358,10 +363,12 @@ typedef struct compactor_cache_info {
     const int32_t *positions; /* backend memory [blocks, block_size]; read only */
 } compactor_cache_info;
 
+/* Allocates a cache whose blocks are all free, in memory of the backend. */
 compactor_status compactor_cache_create(compactor_backend backend, const compactor_cache_options *options, compactor_cache *cache);
+/* Says how full it is and where its memory is. */
 compactor_status compactor_cache_describe(compactor_cache cache, compactor_cache_info *info);
 
-/* COMPACTOR_IN_USE while a sequence is alive. */
+/* Gives its memory back; COMPACTOR_IN_USE while a sequence is alive. */
 compactor_status compactor_cache_destroy(compactor_cache cache);
 
 /* An empty sequence. */
@@ -432,15 +439,17 @@ typedef struct compactor_tables_info {
     const int32_t *host_indices;            /* [pages] */
     const int32_t *host_last_page_lengths;  /* [rows], 1 to block_size, 0 for an empty row */
     const int32_t *device_tables;           /* the same in backend memory */
-    const int32_t *device_lengths;
-    const int32_t *device_indptr;
-    const int32_t *device_indices;
-    const int32_t *device_last_page_lengths;
+    const int32_t *device_lengths;          /* [rows] */
+    const int32_t *device_indptr;           /* [rows + 1] */
+    const int32_t *device_indices;          /* [pages] */
+    const int32_t *device_last_page_lengths; /* [rows] */
 } compactor_tables_info;
 
 /* Tables and lengths of a batch in one layer as they are at this moment. */
 compactor_status compactor_tables_create(const compactor_sequence *sequences, int32_t count, int32_t layer, compactor_tables *tables);
+/* Says where they are. */
 compactor_status compactor_tables_describe(compactor_tables tables, compactor_tables_info *info);
+/* Destroys them; the pointers of the info are then no longer valid. */
 compactor_status compactor_tables_destroy(compactor_tables tables);
 
 /*
@@ -458,9 +467,9 @@ typedef struct compactor_paged_view {
     int32_t block_size;   /* slots of a block, 1 or more */
     int32_t kv_heads;     /* Hkv */
     int32_t dim;          /* D */
-    int64_t block_stride; /* elements */
-    int64_t slot_stride;
-    int64_t head_stride;
+    int64_t block_stride; /* elements from one block to the next */
+    int64_t slot_stride;  /* elements from one slot of a block to the next */
+    int64_t head_stride;  /* elements from one KV head to the next in a block; 0 where a block holds one head */
 } compactor_paged_view;
 
 typedef struct compactor_decode_options {
@@ -520,7 +529,9 @@ compactor_status compactor_calibration_retention(const compactor_calibration *ca
 compactor_status compactor_calibration_quality(const compactor_calibration *calibration, double retention, double context_nll, double *quality);
 
 /* Reads and writes the JSON file that the managed library reads and writes; an existing file is replaced at once. */
+/* COMPACTOR_INVALID_FILE where it is none. path: UTF-8. */
 compactor_status compactor_calibration_load(const char *path, compactor_calibration *calibration);
+/* Writes it whole or not at all. path: UTF-8. */
 compactor_status compactor_calibration_save(const char *path, const compactor_calibration *calibration);
 
 #ifdef __cplusplus

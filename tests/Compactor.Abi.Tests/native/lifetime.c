@@ -96,7 +96,8 @@ int main(int argc, char **argv)
     struct sigaction mine = { .sa_handler = host_handler };
     sigaction(SIGSEGV, &mine, NULL);
     /* 20 GB of address space: the managed heap alone would reserve 256 if it were left to itself */
-    struct rlimit limit = { .rlim_cur = 20ull << 30, .rlim_max = RLIM_INFINITY };
+    int small = argc > 2 && strcmp(argv[2], "small") == 0;
+    struct rlimit limit = { .rlim_cur = (small ? 6ull : 20ull) << 30, .rlim_max = RLIM_INFINITY };
     expect(setrlimit(RLIMIT_AS, &limit) == 0, "a limit of address space can be set");
     load(argv[1], &library);
     expect(p_compactor_abi_version() == COMPACTOR_ABI_VERSION, "the ABI version is that of the header");
@@ -188,6 +189,14 @@ int main(int argc, char **argv)
         _exit(1);
     }
     expect(child_status(child) == 0, "a child that calls exec can use the library");
+
+    child = fork();
+    if (child == 0) {
+        setenv("DOTNET_GCRegionRange", "100000000", 1);
+        execl("/proc/self/exe", argv[0], argv[1], "small", (char *)NULL);
+        _exit(1);
+    }
+    expect(child_status(child) == 0, "with DOTNET_GCRegionRange 4 GB of addresses are enough for the managed heap");
 
     int64_t handles;
     expect(p_compactor_sequence_free(sequence) == COMPACTOR_OK && p_compactor_cache_destroy(cache) == COMPACTOR_OK && p_compactor_plan_destroy(plan) == COMPACTOR_OK
