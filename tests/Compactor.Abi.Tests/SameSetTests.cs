@@ -2,7 +2,6 @@ using System.Runtime.InteropServices;
 using Compactor.Native.Compression;
 using Compactor.Native.Cpu;
 using Compactor.Native.Io;
-using PInvokeSample;
 using Xunit;
 using static PInvokeSample.Native;
 using LibraryBudget = Compactor.Native.Compression.Budget;
@@ -43,7 +42,7 @@ public sealed unsafe class SameSetTests : IDisposable
             Assert.Equal(indices, abiIndices);
             Assert.Equal(offsets, abiOffsets);
             using var keys = selection.Compact(layer.Inputs.Key);
-            Assert.Equal(keys.View.AsSpan(), abiKeys);
+            Assert.Equal(keys.View.AsSpan().ToArray(), abiKeys);
         }
     }
 
