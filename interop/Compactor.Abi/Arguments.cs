@@ -79,7 +79,12 @@ internal sealed unsafe class Arguments
     }
 
     /// <summary>Notes memory that the call uses, and refuses what overlaps.</summary>
-    public void Region(string name, void* pointer, UInt128 bytes, bool written)
+    /// <param name="name">Name in messages.</param>
+    /// <param name="pointer">Its start.</param>
+    /// <param name="bytes">Bytes from its first element to its last, gaps between rows included.</param>
+    /// <param name="written">Whether the call writes it.</param>
+    /// <param name="mayCross">Memory whose rows may lie in its gaps.</param>
+    public void Region(string name, void* pointer, UInt128 bytes, bool written, string? mayCross = null)
     {
         if (bytes == 0)
             return;
@@ -87,7 +92,7 @@ internal sealed unsafe class Arguments
             throw AbiException.Argument($"{name} of {bytes} bytes reaches beyond the end of memory.");
         nuint start = (nuint)pointer, end = start + (nuint)bytes;
         foreach (var other in _regions)
-            if ((written || other.Written) && start < other.End && other.Start < end)
+            if ((written || other.Written) && other.Name != mayCross && start < other.End && other.Start < end)
                 throw AbiException.Argument($"{name} overlaps {other.Name}; what a call writes must be apart from all else it is given.");
         _regions.Add((name, start, end, written));
     }

@@ -125,9 +125,9 @@ internal static unsafe partial class Exports
             throw AbiException.Argument($"cache reaches to byte {bytes} by its shape and strides; bytes is {v.Bytes}.");
         if (written && v.Keys == v.Values && v.Blocks > 0)
             throw AbiException.Argument("cache.keys and cache.values are the same memory.");
-        // one region for both: keys and values of a block often lie side by side
-        byte* first = (byte*)(v.Keys < v.Values ? v.Keys : v.Values), last = (byte*)(v.Keys < v.Values ? v.Values : v.Keys);
-        memory.Region("cache", first, v.Blocks == 0 ? 0 : (UInt128)(last - first) + bytes, written);
+        // keys and values of a block often lie side by side: their extents may cross, their rows do not
+        memory.Region("cache.keys", v.Keys, bytes, written);
+        memory.Region("cache.values", v.Values, bytes, written, mayCross: "cache.keys");
         return (new LibraryView((nint)v.Keys, (nint)v.Values, type, v.BlockSize, v.Dim, v.BlockStride, v.SlotStride, v.HeadStride), v.KvHeads, v.Blocks);
     }
 

@@ -7,6 +7,7 @@ public class NativeProgramTests
 {
     [Theory]
     [InlineData("sample")]
+    [InlineData("stages")]
     [InlineData("misuse")]
     [InlineData("threads")]
     [InlineData("lifetime")]
