@@ -218,6 +218,16 @@ public partial class ReportTests : TemporaryFolder
         Assert.Equal(["bad.safetensors", "in.safetensors", "r"], Files("."));
     }
 
+    [Theory]
+    [InlineData("1")]
+    [InlineData("0.5")]
+    public void A_cache_without_tokens_has_lengths_and_no_maps(string retention)
+    {
+        var result = Tool.Run("compress", new TestDump(2, [0, 0, 0]).Save(At("in.safetensors")), "--retention", retention, "--report", At("r"));
+        Assert.True(result.ExitCode == 0, result.Error);
+        Assert.Equal((string[])["index.html", "lengths.png", "report.json"], Files("r"));
+    }
+
     [Fact]
     public void A_link_to_a_report_stays_one()
     {
