@@ -220,10 +220,19 @@ public sealed class CacheSequence : IDisposable
             fork._prefix = _prefix;
         }
         Cache.AddPairs(copied);
-        if (copies.Length > 0)
-            using (CallTables.Of(Cache.Backend, sources, copies, slots, out var from, out var to, out var counts))
-                Cache.Backend.CopyBlocks(Cache.Slots, from, to, counts);
-        return fork;
+        if (copies.Length == 0)
+            return fork;
+        try
+        {
+            using var call = CallTables.Of(Cache.Backend, sources, copies, slots, out var from, out var to, out var counts);
+            Cache.Backend.CopyBlocks(Cache.Slots, from, to, counts);
+            return fork;
+        }
+        catch
+        {
+            fork.Dispose();
+            throw;
+        }
     }
 
     /// <summary>Gives the sequence's blocks back, and its share of a prefix. Freeing twice does nothing.</summary>
