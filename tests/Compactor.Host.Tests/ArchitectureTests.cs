@@ -60,7 +60,7 @@ public class ArchitectureTests
         var config = run.Model.Config;
         using var prefill = run.Engine.Prefill(run.Tokens);
         var shape = new LayerShape([0, run.Tokens.Length], config.QueryHeads, config.KvHeads, config.HeadDim, Native.ElementType.Float32);
-        var plan = new LayerPlan(shape, CompressionPresets.Paper with { SketchDimension = 16 }, Budget.Retention(0.5));
+        var plan = new LayerPlan(shape, GivenPolicy.Options with { SketchDimension = 16 }, Budget.Retention(0.5));
         for (int layer = 0; layer < config.Layers; layer++)
         {
             var inputs = prefill.Inputs(layer);
