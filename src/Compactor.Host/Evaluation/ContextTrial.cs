@@ -14,14 +14,13 @@ public sealed class ContextTrial : IDisposable
 
     /// <summary>Reads the context.</summary>
     /// <param name="engine">Where to run.</param>
-    /// <param name="encode">Tokens of a text.</param>
-    /// <param name="bos">Tokens before every text.</param>
+    /// <param name="text">The model's tokenizer.</param>
     /// <param name="sample">Context and questions.</param>
     /// <param name="turns">Whether questions follow each other in one conversation, right answers between them, instead of each following the context.</param>
-    public ContextTrial(Engine engine, Func<string, int[]> encode, IReadOnlyList<int> bos, TaskSample sample, bool turns)
+    public ContextTrial(Engine engine, TextTokenizer text, TaskSample sample, bool turns)
     {
         (_engine, Sample) = (engine, sample);
-        _prefill = engine.Prefill([.. bos, .. encode(sample.Context)]);
+        _prefill = engine.Prefill([.. text.Begin, .. text.Encode(sample.Context)]);
         var before = new List<int>();
         for (int q = 0; q < sample.Questions.Count; q++)
         {
@@ -29,8 +28,8 @@ public sealed class ContextTrial : IDisposable
                 before.Clear();
             foreach (var (prompt, answer) in sample.Questions[q].Parts)
             {
-                int[] tokens = encode(answer);
-                before.AddRange(encode(prompt));
+                int[] tokens = text.Encode(answer);
+                before.AddRange(text.Encode(prompt));
                 _asked.Add(new Question([.. before], tokens));
                 _questionOf.Add(q);
                 before.AddRange(tokens);

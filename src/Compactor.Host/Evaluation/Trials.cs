@@ -4,12 +4,11 @@ namespace Compactor.Host.Evaluation;
 
 /// <summary>Contexts of tasks, run one a thread. Results do not depend on the number of threads.</summary>
 /// <param name="Model">The model.</param>
-/// <param name="Encode">Tokens of a text.</param>
-/// <param name="Bos">Tokens before every text.</param>
+/// <param name="Text">Its tokenizer.</param>
 /// <param name="Length">Tokens of a context and all its questions and answers.</param>
 /// <param name="Turns">Whether questions follow each other in one conversation.</param>
 /// <param name="Threads">Threads; 0 for all cores.</param>
-public sealed record Trials(LlamaModel Model, Func<string, int[]> Encode, IReadOnlyList<int> Bos, int Length, bool Turns = false, int Threads = 0)
+public sealed record Trials(LlamaModel Model, TextTokenizer Text, int Length, bool Turns = false, int Threads = 0)
 {
     /// <summary>Runs contexts <c>0 .. perSeed - 1</c> of every task and seed.</summary>
     /// <param name="tasks">Tasks.</param>
@@ -34,8 +33,8 @@ public sealed record Trials(LlamaModel Model, Func<string, int[]> Encode, IReadO
             {
                 // Contexts of all tasks in turn: threads stay busy to the end, and progress is even.
                 int task = index % tasks.Count, number = index / tasks.Count;
-                var sample = tasks[task].Create(Length - Bos.Count, SeedOf(tasks[task], seeds[number / perSeed], number % perSeed), text => Encode(text).Length);
-                using var trial = new ContextTrial(engines.Value!.Engine, Encode, Bos, sample, Turns);
+                var sample = tasks[task].Create(Length - Text.Begin.Count, SeedOf(tasks[task], seeds[number / perSeed], number % perSeed), text => Text.Encode(text).Length);
+                using var trial = new ContextTrial(engines.Value!.Engine, Text, sample, Turns);
                 results[task][number] = measure(trial);
                 progress((double)Interlocked.Increment(ref done) / all);
             });
