@@ -35,6 +35,16 @@ internal sealed class JsonFile(string path, JsonElement element)
     public JsonFile? Optional(string name) => Find(name) is not { } value ? null
         : value.ValueKind == JsonValueKind.Object ? new JsonFile(path, value) : throw Wrong(name, value, "an object");
 
+    /// <summary>Objects of an array; none where the field is absent or null.</summary>
+    public IEnumerable<JsonFile> Objects(string name)
+    {
+        if (Find(name) is not { } value)
+            return [];
+        if (value.ValueKind != JsonValueKind.Array || value.EnumerateArray().Any(item => item.ValueKind != JsonValueKind.Object))
+            throw Wrong(name, value, "a list of objects");
+        return value.EnumerateArray().Select(item => new JsonFile(path, item));
+    }
+
     public JsonFile Object(string name) => Optional(name) ?? throw Missing(name);
 
     public string String(string name) => Find(name) is not { } value ? throw Missing(name)

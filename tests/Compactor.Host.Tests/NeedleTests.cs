@@ -54,10 +54,5 @@ public sealed class NeedleTests : IDisposable
         _golden.Dispose();
     }
 
-    private static void AssertClose(ReadOnlySpan<float> expected, ReadOnlySpan<float> actual)
-    {
-        Assert.Equal(expected.Length, actual.Length);
-        for (int i = 0; i < expected.Length; i++)
-            Assert.True(Math.Abs(expected[i] - actual[i]) < 1e-3, $"logit {i} is {actual[i]}; expected {expected[i]}");
-    }
+    private static void AssertClose(ReadOnlySpan<float> expected, ReadOnlySpan<float> actual) => Closeness.Assert(expected, actual, 1e-3);
 }
