@@ -14,7 +14,7 @@ internal sealed class EvaluationOptions
 
     private readonly Option<string?> _model = new("--model") { Description = "Folder of a checkpoint in Hugging Face layout. [default: the bundled model]", HelpName = "dir" };
     private readonly Option<int?> _length = ValueOption.Number<int>("--length", $"Tokens of a context with its questions and answers. [default: {DefaultLength}]");
-    private readonly Option<string?> _seeds = new("--seeds") { Description = "Seeds of the contexts. [default: 1,2,3]", HelpName = "s,s,..." };
+    private readonly Option<string?> _seeds = new("--seeds") { Description = "Seeds of the contexts. [default: three]", HelpName = "s,s,..." };
     private readonly Option<int?> _threads = ValueOption.Number<int>("--threads", "Threads; 0 for all cores. Results do not depend on it. [default: 0]");
 
     /// <summary>Folder of the report.</summary>

@@ -22,7 +22,7 @@ internal static class SharePicture
         var plot = Picture.NewPlot("What is left of the full cache's score", "kept (token, head) pairs", "share of the full cache's score");
         for (int m = 0; m < plan.Methods.Count; m++)
         {
-            var points = plan.Retentions.Select((_, r) => (X: 100 * comparison.KeptShare(m, r), Y: 100 * shares[m][r].Value)).Append((100, 100)).OrderBy(point => point.X).ToArray();
+            (double X, double Y)[] points = [.. plan.Retentions.Select((_, r) => (100 * comparison.KeptShare(m, r), 100 * shares[m][r].Value)).Append((100, 100)).OrderBy(point => point.Item1)];
             var line = plot.Add.Scatter(points.Select(point => point.X).ToArray(), points.Select(point => point.Y).ToArray(), s_colors[m % s_colors.Length]);
             (line.LegendText, line.LineWidth, line.LinePattern, line.MarkerSize) = (plan.Methods[m].Name, m == 0 ? 3.5f : 1.8f, s_patterns[m < 3 ? 0 : 1 + m % 2], m == 0 ? 8 : 5);
         }
