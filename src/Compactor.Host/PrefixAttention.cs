@@ -12,7 +12,6 @@ internal sealed unsafe class PrefixAttention : IDisposable
 {
     private readonly ModelConfig _config;
     private readonly PagedCache _cache;
-    private readonly TokenBatch _batch;
     private readonly int _tokensPerRow;
     private readonly CacheSequence[] _rowSequences;
     private readonly (int FirstToken, int Tokens)[] _rows;
@@ -21,16 +20,22 @@ internal sealed unsafe class PrefixAttention : IDisposable
     /// <summary>Deals the tokens of a batch to rows.</summary>
     public PrefixAttention(ModelConfig config, TokenBatch batch)
     {
-        (_config, _batch, _cache) = (config, batch, batch.Prefixes![0].Cache);
-        int longest = Enumerable.Range(0, batch.Sequences).Max(batch.LengthOf);
-        _tokensPerRow = Math.Min(longest, Math.Max(1, LayerShape.MaxGroup / (config.QueryHeads / config.KvHeads)));
+        (_config, _cache) = (config, batch.Prefixes![0].Cache);
+        // Tokens of neighbours that continue the same prefix, as questions about one context do, share rows.
+        var runs = new List<(int First, int End, CacheSequence Sequence)>();
+        for (int b = 0; b < batch.Sequences; b++)
+            if (runs.Count > 0 && runs[^1].Sequence == batch.Prefixes[b])
+                runs[^1] = runs[^1] with { End = batch.CuSeqlens[b + 1] };
+            else
+                runs.Add((batch.CuSeqlens[b], batch.CuSeqlens[b + 1], batch.Prefixes[b]));
+        _tokensPerRow = Math.Min(runs.Max(run => run.End - run.First), Math.Max(1, LayerShape.MaxGroup / (config.QueryHeads / config.KvHeads)));
         var rows = new List<(int, int)>();
         var sequences = new List<CacheSequence>();
-        for (int b = 0; b < batch.Sequences; b++)
-            for (int first = batch.CuSeqlens[b]; first < batch.CuSeqlens[b + 1]; first += _tokensPerRow)
+        foreach (var run in runs)
+            for (int first = run.First; first < run.End; first += _tokensPerRow)
             {
-                rows.Add((first, Math.Min(_tokensPerRow, batch.CuSeqlens[b + 1] - first)));
-                sequences.Add(batch.Prefixes[b]);
+                rows.Add((first, Math.Min(_tokensPerRow, run.End - first)));
+                sequences.Add(run.Sequence);
             }
         (_rows, _rowSequences) = ([.. rows], [.. sequences]);
         long heads = (long)_rows.Length * _tokensPerRow * config.QueryHeads;
