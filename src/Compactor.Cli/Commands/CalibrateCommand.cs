@@ -9,7 +9,7 @@ namespace Compactor.Cli.Commands;
 /// <summary><c>compactor calibrate</c>: fits retention to contexts, and measures on other contexts and tasks what a wanted quality costs.</summary>
 internal static class CalibrateCommand
 {
-    private const string DefaultFitTasks = "single-noise,single-keys,multi-key", DefaultRetentions = "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.75,0.9";
+    private const string DefaultFitTasks = "single-noise,single-keys", DefaultRetentions = "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.75,0.9";
     private const double DefaultQuality = 0.95;
     private const int DefaultFitSamples = 10, DefaultSamples = 36;
 

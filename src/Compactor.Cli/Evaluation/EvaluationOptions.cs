@@ -41,7 +41,7 @@ internal sealed class EvaluationOptions
     /// <summary>The model and its contexts; whoever calls owns the model.</summary>
     public Trials Load(SymbolResult result, bool turns)
     {
-        string folder = result.GetValue(_model) ?? Path.Combine(AppContext.BaseDirectory, "Models", "needle");
+        string folder = result.GetValue(_model) ?? GenerationRequest.BundledModel;
         int length = result.GetValue(_length) ?? DefaultLength, threads = result.GetValue(_threads) ?? 0;
         if (threads < 0)
             throw new UsageException($"--threads is {threads}; use 1 or more, or 0 for all cores.");
