@@ -20,15 +20,18 @@ internal static class EvalCommand
         var samples = ValueOption.Number<int>("--samples", $"Contexts of each task and seed. [default: {DefaultSamples}]");
         var turns = new Option<bool>("--multi-turn") { Description = "Ask the questions of a context in one conversation, right answers between them, instead of each by itself." };
         var common = new EvaluationOptions();
+        var method = new MethodOptions();
         var command = new Command("eval", "Asks a model questions about contexts whose cache was compressed before any question was known.") { retentions, policies, tasks, samples, turns };
         common.AddTo(command);
+        method.AddTo(command);
         command.SetAction(parsed =>
         {
             var result = parsed.CommandResult;
+            var options = EvaluationOptions.Checked(_ => method.Read(result))("");
             double[] kept = EvaluationOptions.Retentions(parsed.GetRequiredValue(retentions), "--retention");
             var plan = new ComparisonPlan(
                 EvaluationOptions.Tasks(parsed.GetValue(tasks), "--tasks"),
-                [.. EvaluationOptions.List(parsed.GetValue(policies) ?? string.Join(',', EvaluatedMethod.Names), "--policies", EvaluationOptions.Checked(EvaluatedMethod.Named))],
+                [.. EvaluationOptions.List(parsed.GetValue(policies) ?? string.Join(',', EvaluatedMethod.Names), "--policies", EvaluationOptions.Checked(name => EvaluatedMethod.Named(name, options)))],
                 [.. kept.Where(retention => retention < 1)],
                 common.Seeds(result, 11, 12, 13),
                 EvaluationOptions.Count(parsed.GetValue(samples), "--samples", DefaultSamples));
@@ -38,7 +41,7 @@ internal static class EvalCommand
             using var interruption = new Interruption();
             long start = Stopwatch.GetTimestamp();
             var comparison = LazyProgress.Run("Asking", progress => PolicyComparison.Run(trials, plan, progress, interruption.Token));
-            var report = new ComparisonReport(comparison, trials, Stopwatch.GetElapsedTime(start));
+            var report = new ComparisonReport(comparison, trials, [.. method.Describe(options)], Stopwatch.GetElapsedTime(start));
             folder?.Write(report.Files());
             report.Print(parsed.GetValue(common.Json), parsed.GetValue(common.Markdown), folder?.Name);
             return CommandLine.Success;

@@ -10,8 +10,9 @@ namespace Compactor.Cli.Evaluation;
 /// <summary>A comparison of policies as tables, JSON, and a page.</summary>
 /// <param name="Comparison">What was measured.</param>
 /// <param name="Trials">Model and contexts.</param>
+/// <param name="Options">Options of the method, by name.</param>
 /// <param name="Time">How long it took.</param>
-internal sealed record ComparisonReport(PolicyComparison Comparison, Trials Trials, TimeSpan Time)
+internal sealed record ComparisonReport(PolicyComparison Comparison, Trials Trials, IReadOnlyList<(string Name, string Value)> Options, TimeSpan Time)
 {
     private const string Explanation =
         "Share of the full cache's score that is kept: exact match of all answers, mean over tasks, with 95% intervals of a paired bootstrap over contexts. " +
@@ -88,6 +89,10 @@ internal sealed record ComparisonReport(PolicyComparison Comparison, Trials Tria
         foreach (ulong seed in Plan.Seeds)
             json.WriteNumberValue(seed);
         json.WriteEndArray();
+        json.WriteStartObject("options");
+        foreach (var (name, value) in Options)
+            json.WriteString(name, value);
+        json.WriteEndObject();
         json.WriteNumber("contexts_per_task_and_seed", Plan.PerSeed);
         json.WriteNumber("questions", Comparison.Questions);
         json.WriteNumber("minutes", Math.Round(Time.TotalMinutes, 2));

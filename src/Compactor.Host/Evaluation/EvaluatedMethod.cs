@@ -17,15 +17,17 @@ public sealed record EvaluatedMethod(string Name, CompressionOptions Options, Fu
         [SelectionPolicy.Compactor.Name, "kvpress", "compactor-vllm", .. SelectionPolicy.All(0).Skip(1).Select(policy => policy.Name)];
 
     /// <summary>The method of a name.</summary>
+    /// <param name="name">One of <see cref="Names"/>.</param>
+    /// <param name="options">Options of all but the other two presets; null for the Paper preset.</param>
     /// <exception cref="CompactorException">There is none; the message lists the names.</exception>
-    public static EvaluatedMethod Named(string name)
+    public static EvaluatedMethod Named(string name, CompressionOptions? options = null)
     {
+        options ??= CompressionPresets.Paper;
         if (!Names.Contains(name))
             throw new CompactorException(CompactorStatus.InvalidArgument, $"There is no policy '{name}'; use one of {string.Join(", ", Names)}.");
         if (CompressionPresets.ByName.TryGetValue(name, out var preset))
             return new EvaluatedMethod(name, preset, _ => SelectionPolicy.Compactor);
         bool ownScope = new[] { SelectionPolicy.Compactor, SelectionPolicy.LeverageOnly, SelectionPolicy.AttentionOnly }.Any(policy => policy.Name == name);
-        var options = ownScope ? CompressionPresets.Paper : CompressionPresets.Paper with { SelectionScope = SelectionScope.Head };
-        return new EvaluatedMethod(name, options, seed => SelectionPolicy.Named(name, seed));
+        return new EvaluatedMethod(name, ownScope ? options : options with { SelectionScope = SelectionScope.Head }, seed => SelectionPolicy.Named(name, seed));
     }
 }
