@@ -36,7 +36,7 @@ internal static class CalibrateCommand
             if (wanted is not (>= 0 and <= 1))
                 throw new UsageException($"--quality is {wanted}; use 0 to 1.");
             double[] kept = EvaluationOptions.Retentions(parsed.GetRequiredValue(retentions), "--fit-retention");
-            var plan = new CalibrationPlan(EvaluationOptions.Checked(name => EvaluatedMethod.Named(name))(parsed.GetRequiredValue(policy)),
+            var plan = new CalibrationPlan(EvaluationOptions.OfUser(() => EvaluatedMethod.Named(parsed.GetRequiredValue(policy))),
                 EvaluationOptions.Tasks(parsed.GetRequiredValue(fitTasks), "--fit-tasks"), EvaluationOptions.Count(parsed.GetValue(fitSamples), "--fit-samples", DefaultFitSamples), kept,
                 EvaluationOptions.Tasks(parsed.GetValue(tasks), "--tasks"), EvaluationOptions.Count(parsed.GetValue(samples), "--samples", DefaultSamples), wanted, common.Seeds(result, 21, 22, 23));
             var folder = parsed.GetValue(common.Report) is { } name ? new ReportFolder(name) : null;

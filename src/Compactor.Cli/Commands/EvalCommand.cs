@@ -27,11 +27,11 @@ internal static class EvalCommand
         command.SetAction(parsed =>
         {
             var result = parsed.CommandResult;
-            var options = EvaluationOptions.Checked(_ => method.Read(result))("");
+            var options = EvaluationOptions.OfUser(() => method.Read(result));
             double[] kept = EvaluationOptions.Retentions(parsed.GetRequiredValue(retentions), "--retention");
             var plan = new ComparisonPlan(
                 EvaluationOptions.Tasks(parsed.GetValue(tasks), "--tasks"),
-                [.. EvaluationOptions.List(parsed.GetValue(policies) ?? string.Join(',', EvaluatedMethod.Names), "--policies", EvaluationOptions.Checked(name => EvaluatedMethod.Named(name, options)))],
+                [.. EvaluationOptions.List(parsed.GetValue(policies) ?? string.Join(',', EvaluatedMethod.Names), "--policies", name => EvaluationOptions.OfUser(() => EvaluatedMethod.Named(name, options)))],
                 [.. kept.Where(retention => retention < 1)],
                 common.Seeds(result, 11, 12, 13),
                 EvaluationOptions.Count(parsed.GetValue(samples), "--samples", DefaultSamples));

@@ -54,7 +54,7 @@ internal sealed class EvaluationOptions
     }
 
     /// <summary>Tasks by name; all of them when none is named.</summary>
-    public static RetrievalTask[] Tasks(string? names, string option) => names is null ? [.. RetrievalTask.All] : List(names, option, Checked(RetrievalTask.Named));
+    public static RetrievalTask[] Tasks(string? names, string option) => names is null ? [.. RetrievalTask.All] : List(names, option, name => OfUser(() => RetrievalTask.Named(name)));
 
     /// <summary>Retentions.</summary>
     public static double[] Retentions(string text, string option) => List(text, option, part =>
@@ -70,18 +70,18 @@ internal sealed class EvaluationOptions
         return [.. parts.Select(parse)];
     }
 
-    /// <summary>A lookup whose failure is the command line's.</summary>
-    public static Func<string, T> Checked<T>(Func<string, T> lookup) => name =>
+    /// <summary>Reads something whose failure is the command line's.</summary>
+    public static T OfUser<T>(Func<T> read)
     {
         try
         {
-            return lookup(name);
+            return read();
         }
         catch (CompactorException exception)
         {
             throw new UsageException(exception.Message, exception);
         }
-    };
+    }
 
     /// <summary>A number of contexts.</summary>
     public static int Count(int? value, string option, int standard) => value is null ? standard
