@@ -48,11 +48,14 @@ internal static class GenerationSession
         int answerTokens = 2 * BlockSize + request.Generation.MaxTokens;
         using var engine = new Engine(model, backend, checked(prompt.Length + BlockSize + answerTokens + questions.Sum(question => question.Length + answerTokens)), BlockSize);
         long start = Stopwatch.GetTimestamp();
-        double retention = request.Retention ?? 0;
+        double retention;
         double? nll = null;
         Context context;
         if (calibration is null)
+        {
+            retention = request.Retention!.Value;
             context = engine.PrefillCompressed([prompt], Budget.Retention(retention), request.Options)[0];
+        }
         else
         {
             using var prefill = engine.Prefill(prompt);

@@ -100,7 +100,7 @@ public sealed class Engine : IDisposable
     /// <param name="contexts">Contexts of this engine, each once.</param>
     /// <param name="tokens">New tokens of each; none is empty.</param>
     /// <returns>Logits after the last new token of each context, <c>[vocabulary]</c>; also <see cref="Context.Logits"/>.</returns>
-    /// <exception cref="CompactorException">Tokens are not the model's, a context would be too long, or the cache is full; no context has changed then.</exception>
+    /// <exception cref="CompactorException">Tokens are not the model's, a context would be too long, or the cache is full; no context holds other tokens then, though some may keep the room reserved for new ones.</exception>
     public float[][] Extend(IReadOnlyList<Context> contexts, IReadOnlyList<int[]> tokens)
     {
         if (contexts.Count != tokens.Count)

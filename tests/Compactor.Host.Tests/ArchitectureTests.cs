@@ -52,6 +52,28 @@ public class ArchitectureTests
             Closeness.Assert(expected.AsSpan(t * vocabulary, vocabulary), oneByOne.Extend(run.Tokens[first + t]), Tolerance);
     }
 
+    [Theory]
+    [MemberData(nameof(Models))]
+    public void Keys_before_and_after_RoPE_differ_by_the_rotation_the_model_states(string name)
+    {
+        using var run = new Run(name);
+        var config = run.Model.Config;
+        using var prefill = run.Engine.Prefill(run.Tokens);
+        var shape = new LayerShape([0, run.Tokens.Length], config.QueryHeads, config.KvHeads, config.HeadDim, Native.ElementType.Float32);
+        var plan = new LayerPlan(shape, GivenPolicy.Options with { SketchDimension = 16 }, Budget.Retention(0.5));
+        for (int layer = 0; layer < config.Layers; layer++)
+        {
+            var inputs = prefill.Inputs(layer);
+            Assert.Equal(config.QueryHeads, inputs.Query!.Value.Heads);
+            using var given = LayerCompressor.Select(run.Engine.Backend, plan, inputs, SelectionPolicy.LeverageOnly);
+            using var undone = LayerCompressor.Select(run.Engine.Backend, plan, inputs with { KeyPreRope = null, Rotary = config.Rotary }, SelectionPolicy.LeverageOnly);
+            using var rotated = LayerCompressor.Select(run.Engine.Backend, plan, inputs with { KeyPreRope = inputs.Key }, SelectionPolicy.LeverageOnly);
+            float[] expected = given.Leverage!.View.AsSpan().ToArray();
+            Closeness.Assert(expected, undone.Leverage!.View.AsSpan(), 1e-4);
+            Assert.True(expected.Zip(rotated.Leverage!.View.AsSpan().ToArray(), (a, b) => Math.Abs(a - b)).Max() > 0.01);
+        }
+    }
+
     private sealed class Run : IDisposable
     {
         private readonly CpuBackend _backend = new(2);

@@ -71,7 +71,13 @@ public sealed class EngineTests : IDisposable
         using var during = _engine.PrefillCompressed([_tokens[..400]], Budget.Retention(retention), options)[0];
         for (int layer = 0; layer < _model.Config.Layers; layer++)
             for (int head = 0; head < _model.Config.KvHeads; head++)
-                Assert.Equal(afterwards.Sequence.Read(layer, head), during.Sequence.Read(layer, head));
+            {
+                var (positions, keys, values) = during.Sequence.Read(layer, head);
+                var expected = afterwards.Sequence.Read(layer, head);
+                Assert.Equal(expected.Positions, positions);
+                Assert.Equal(expected.Keys, keys);
+                Assert.Equal(expected.Values, values);
+            }
         Assert.Equal(afterwards.Logits, during.Logits);
     }
 
@@ -168,11 +174,11 @@ public sealed class EngineTests : IDisposable
     [Fact]
     public void A_full_cache_is_an_error_that_changes_no_context()
     {
-        using var engine = new Engine(_model, _backend, cacheTokens: 64, blockSize: 16);
+        using var engine = new Engine(_model, _backend, cacheTokens: 96, blockSize: 32);
         using var context = engine.PrefillCompressed([_tokens[..40]], Budget.Retention(1))[0];
         using var other = engine.PrefillCompressed([_tokens[..8]], Budget.Retention(1))[0];
         float[] logits = context.Logits.ToArray();
-        var exception = Assert.Throws<CompactorException>(() => engine.Extend([other, context], [_tokens[8..10], _tokens[40..60]]));
+        var exception = Assert.Throws<CompactorException>(() => engine.Extend([other, context], [_tokens[8..10], _tokens[40..70]]));
         Assert.Equal(CompactorStatus.OutOfBlocks, exception.Status);
         Assert.Equal((40, 8), (context.Position, other.Position));
         Assert.Equal(logits, context.Logits);

@@ -1,5 +1,4 @@
 using System.Text;
-using System.Text.Json;
 using System.Text.RegularExpressions;
 using Microsoft.ML.Tokenizers;
 
@@ -12,8 +11,8 @@ namespace Compactor.Host;
 internal sealed partial class BytePairText : TextTokenizer
 {
     private readonly BpeTokenizer _bytePairs;
-    private readonly Dictionary<string, int> _vocabulary, _added;
-    private readonly Regex? _addedPattern;
+    private readonly Dictionary<string, int> _vocabulary;
+    private readonly AddedTokens _added;
     private readonly Regex _pieces;
     private readonly bool _normalize, _ignoreMerges;
 
@@ -23,8 +22,6 @@ internal sealed partial class BytePairText : TextTokenizer
     public BytePairText(JsonFile json)
     {
         var model = json.Object("model");
-        if (model.BoolOr("byte_fallback", false))
-            throw json.Unsupported("the model's byte_fallback", "true", "put the checkpoint's tokenizer.model beside it, which is read instead");
         _normalize = json.Optional("normalizer")?.String("type") switch
         {
             null => false,
@@ -34,31 +31,19 @@ internal sealed partial class BytePairText : TextTokenizer
         _pieces = Pieces(json);
         _ignoreMerges = model.BoolOr("ignore_merges", false);
         _vocabulary = Vocabulary(json);
-        _added = AddedTokens(json);
-        if (_added.Count > 0)
-            _addedPattern = new Regex(string.Join('|', _added.Keys.OrderByDescending(token => token.Length).Select(Regex.Escape)), RegexOptions.CultureInvariant);
-        _bytePairs = BpeTokenizer.Create(new BpeOptions(_vocabulary.Concat(_added.Where(token => !_vocabulary.ContainsKey(token.Key))))
+        _added = new AddedTokens(json);
+        _bytePairs = BpeTokenizer.Create(new BpeOptions(_vocabulary.Concat(_added.Ids.Where(token => !_vocabulary.ContainsKey(token.Key))))
         {
-            Merges = Merges(json, model),
+            Merges = Merges(json),
             ByteLevel = true,
-            SpecialTokens = _added,
+            SpecialTokens = _added.Ids,
         });
     }
 
     public override int[] Encode(string text)
     {
-        if (_normalize)
-            text = text.Normalize(NormalizationForm.FormC);
         var ids = new List<int>();
-        int at = 0;
-        if (_addedPattern is not null)
-            for (var match = _addedPattern.Match(text); match.Success; match = match.NextMatch())
-            {
-                EncodePlain(text[at..match.Index], ids);
-                ids.Add(_added[match.Value]);
-                at = match.Index + match.Length;
-            }
-        EncodePlain(text[at..], ids);
+        _added.Split(_normalize ? NormalForm.Compose(text) : text, ids.Add, plain => EncodePlain(plain, ids));
         return [.. ids];
     }
 
@@ -121,18 +106,5 @@ internal sealed partial class BytePairText : TextTokenizer
                     throw json.Unsupported("a step of the pre_tokenizer", $"{type} {step.Element.GetRawText()}", "one Split with an isolated Regex and ByteLevel without a prefix space are supported");
             }
         return pieces ?? throw json.Unsupported("the pre_tokenizer", splitter.Element.GetRawText(), "one with an expression is supported");
-    }
-
-    /// <summary>Merges as the two halves with a space between: older files store them so, newer ones as pairs.</summary>
-    private static List<string> Merges(JsonFile json, JsonFile model)
-    {
-        if (!model.Element.TryGetProperty("merges", out var list) || list.ValueKind != JsonValueKind.Array)
-            throw json.Invalid("the model has no list of merges");
-        return [.. list.EnumerateArray().Select(merge => merge.ValueKind switch
-        {
-            JsonValueKind.String => merge.GetString()!,
-            JsonValueKind.Array when merge.GetArrayLength() == 2 => $"{merge[0].GetString()} {merge[1].GetString()}",
-            _ => throw json.Invalid($"a merge is {merge.GetRawText()}; expected two tokens"),
-        })];
     }
 }

@@ -15,7 +15,7 @@ internal sealed class WordText : TextTokenizer
         if (json.Optional("normalizer") is { } normalizer)
             throw json.Unsupported("the normalizer of words", normalizer.String("type"), "none is supported");
         _ids = Vocabulary(json);
-        foreach (var (word, id) in AddedTokens(json))
+        foreach (var (word, id) in new AddedTokens(json).Ids)
             _ids[word] = id;
         _words = _ids.ToDictionary(entry => entry.Value, entry => entry.Key);
     }

@@ -56,9 +56,6 @@ public sealed record ModelConfig
     /// <summary>Rotation of queries and keys, scaling included.</summary>
     public required RotaryEmbedding Rotary { get; init; }
 
-    /// <summary>Token that begins a text; null when the model has none.</summary>
-    public int? BeginToken { get; init; }
-
     /// <summary>Tokens that end a text.</summary>
     public IReadOnlyList<int> EndTokens { get; init; } = [];
 
@@ -106,7 +103,6 @@ public sealed record ModelConfig
             MlpBias = json.BoolOr("mlp_bias", false),
             QkNorm = type == "qwen3",
             Rotary = RotaryScaling.Read(json, headDim),
-            BeginToken = json.Tokens("bos_token_id") is [var begin, ..] ? begin : null,
             EndTokens = json.Tokens("eos_token_id"),
         };
     }

@@ -55,13 +55,12 @@ internal sealed unsafe class Matrix : IDisposable
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         long work = (long)rows * Inputs * Outputs;
-        int parts = (int)Math.Min(Math.Min(Panels, 4L * cores.Threads), Math.Max(1, work / WorthThread));
-        cores.For(cores.Threads == 1 ? 1 : parts, part =>
+        int parts = cores.Threads == 1 ? 1 : (int)Math.Min(Math.Min(Panels, 4L * cores.Threads), Math.Max(1, work / WorthThread));
+        cores.For(parts, part =>
         {
-            int count = cores.Threads == 1 ? 1 : parts;
-            int end = (int)((long)Panels * (part + 1) / count);
+            int end = (int)((long)Panels * (part + 1) / parts);
             fixed (float* bias = _bias)
-                for (int panel = (int)((long)Panels * part / count); panel < end; panel++)
+                for (int panel = (int)((long)Panels * part / parts); panel < end; panel++)
                 {
                     int column = panel * MatrixTile.Columns, columns = Math.Min(MatrixTile.Columns, Outputs - column);
                     byte* b = _panels + panel * PanelBytes;
