@@ -15,7 +15,7 @@ public sealed class RandomPolicy(ulong seed) : HeadPolicy
     {
         var shape = head.Plan.Shape;
         ulong id = (ulong)shape.IdOf(head.Sequence);
-        uint key = (uint)shape.Layer + 1 & 0xFFFF | (uint)(shape.FirstHead + head.Head) + 1 << 16;
+        uint key = (uint)shape.Layer + 1 | (uint)(shape.FirstHead + head.Head) + 1 << 16;
         for (int t = 0; t < scores.Length; t++)
             scores[t] = (Philox.Block((uint)t, key, (uint)id, (uint)(id >> 32), ~seed).X0 >> 8) * (1f / (1 << 24));
     }
