@@ -17,7 +17,7 @@ public sealed class PolicyComparisonTests : IDisposable
     private PolicyComparison Run(int threads, bool turns = false)
     {
         var plan = new ComparisonPlan([RetrievalTask.Named("multi-key"), RetrievalTask.Named("single-noise")],
-            [.. ((string[])["compactor", "streaming", "random"]).Select(EvaluatedMethod.Named)], [0.5, 0.2], [1, 2], 2);
+            [.. ((string[])["compactor", "streaming", "random"]).Select(name => EvaluatedMethod.Named(name))], [0.5, 0.2], [1, 2], 2);
         return PolicyComparison.Run(new Trials(_model, _text, Length, turns, threads), plan, _ => { }, CancellationToken.None);
     }
 
