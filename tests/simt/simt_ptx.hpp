@@ -34,6 +34,7 @@ void simt_cp_async_wait(u32 pending);
 u32x4 simt_load_streaming(const void* from);
 void simt_store_streaming(void* to, u32x4 x);
 u32 simt_atomic_add_global(u32* at, u32 x);
+u64 simt_atomic_max_global(u64* at, u64 x);
 u32 simt_atomic_add_acq_rel(u32* at, u32 x);
 }
 
@@ -76,4 +77,5 @@ __device__ __forceinline__ float tanh_approx(float x) { return simt_tanh_approx(
 __device__ __forceinline__ u32x4 load_streaming(const void* from) { return simt_load_streaming(from); }
 __device__ __forceinline__ void store_streaming(void* to, u32x4 x) { simt_store_streaming(to, x); }
 __device__ __forceinline__ u32 atomic_add_global(u32* at, u32 x) { return simt_atomic_add_global(at, x); }
+__device__ __forceinline__ u64 atomic_max_global(u64* at, u64 x) { return simt_atomic_max_global(at, x); }
 __device__ __forceinline__ u32 atomic_add_acq_rel(u32* at, u32 x) { return simt_atomic_add_acq_rel(at, x); }

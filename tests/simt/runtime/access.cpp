@@ -126,6 +126,15 @@ u32 simt_atomic_add_global(u32* at, u32 x)
     return old;
 }
 
+u64 simt_atomic_max_global(u64* at, u64 x)
+{
+    SIMT_ENTER(self);
+    check_global(self, (u64)at, 8, 8, Access::atomic);
+    u64 old = *at;
+    *at = x > old ? x : old;
+    return old;
+}
+
 u32 simt_atomic_add_acq_rel(u32* at, u32 x)
 {
     SIMT_ENTER(self);

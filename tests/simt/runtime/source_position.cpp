@@ -2,10 +2,12 @@
 #include <cstdio>
 #include <dlfcn.h>
 #include <link.h>
+#include <map>
+#include <mutex>
 
 namespace simt {
 
-std::string source_position(const void* code)
+static std::string look_up(const void* code)
 {
     Dl_info info;
     link_map* map = nullptr;
@@ -34,6 +36,17 @@ std::string source_position(const void* code)
     }
     pclose(lines);
     return position;
+}
+
+// A process a look-up is slow, and tests meet the same faults again and again.
+std::string source_position(const void* code)
+{
+    static std::mutex guard;
+    static std::map<const void*, std::string> known;
+    std::lock_guard<std::mutex> lock(guard);
+    auto at = known.find(code);
+    if (at == known.end()) at = known.emplace(code, look_up(code)).first;
+    return at->second;
 }
 
 }
