@@ -21,8 +21,9 @@ constexpr i32 N_TILES = K <= 64 ? 4 : 2, WARP_TOKENS = 8 * N_TILES;
 // Elements a lane loads at once.
 constexpr i32 PIECE = !IS_F32 && D % 32 == 0 && COMPACTOR_ROTARY == 0 ? 8 : 4, PIECES = D / (4 * PIECE);
 
-// Phi's fragments are kept in shared memory up to this size, and read through the L1 cache beyond.
-constexpr i32 PHI_BYTES = D * K * 2 <= 32768 ? D * K * 2 : 0, CENTER_BYTES = D * 4;
+// Phi's fragments are kept in shared memory where a tile of X fits beside them in the 99 KB of every device, and read through the L1 cache where not.
+constexpr i32 CENTER_BYTES = D * 4, COLUMN_PARTS_BYTES = WARPS * K * 4;
+constexpr i32 PHI_BYTES = WARPS * WARP_TOKENS * K * 4 + D * K * 2 + CENTER_BYTES + COLUMN_PARTS_BYTES <= 101376 ? D * K * 2 : 0;
 
 // Keys [N, Hkv, D], or slots of a paged cache, whose (sequence, head) rows count as sequences of one head.
 struct Keys
@@ -162,9 +163,10 @@ __device__ __forceinline__ f32x4 piece_values(const Piece& piece, i32 part)
 #endif
 }
 
-// Calls multiply(step, high, low) with the fragments of N_TILES tiles of tokens, lane's rows being 8·n + lane / 4 of the warp's; rows that are not real are zero.
+// Sketches N_TILES tiles of tokens, lane's rows being 8·n + lane / 4 of the warp's; rows that are not real count as zero. For every step, multiply(n, phi, high, low)
+// takes tile n's fragments.
 template <class Multiply>
-__device__ __forceinline__ void for_each_step(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, u32 center_at, i32 lane, Multiply multiply)
+__device__ __forceinline__ void for_each_step(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, u32 phi_at, u32 center_at, i32 lane, Multiply multiply)
 {
     i32 quad = lane % 4;
     KeyRow rows[N_TILES];
@@ -189,22 +191,23 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
         {
             i32 step = piece * (PIECE / 4) + part, d = step_element(step, quad);
             f32x4 center = load_shared_f32x4(center_at + d * 4);
-            u32x2 high[N_TILES], low[N_TILES];
+            u32x4 phi[K_TILES];
+#pragma unroll
+            for (i32 i = 0; i < K_TILES; i++)
+                phi[i] = phi_fragment(phi_at, place.phi, step, i, lane);
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)
             {
 #if COMPACTOR_ROTARY
                 f32x4 x = {key_element(rows[n], d, keys.rotary_dim), key_element(rows[n], d + 1, keys.rotary_dim),
-                     key_element(rows[n], d + 2, keys.rotary_dim), key_element(rows[n], d + 3, keys.rotary_dim)};
+                           key_element(rows[n], d + 2, keys.rotary_dim), key_element(rows[n], d + 3, keys.rotary_dim)};
 #else
                 f32x4 x = piece_values(pieces[piece % 2][n], part);
 #endif
                 SplitPair first = split_bf16(x.x - center.x, x.y - center.y), second = split_bf16(x.z - center.z, x.w - center.w);
                 bool real = token + n * 8 + lane / 4 < end;
-                high[n] = {real ? first.high : 0, real ? second.high : 0};
-                low[n] = {real ? first.low : 0, real ? second.low : 0};
+                multiply(n, phi, u32x2{real ? first.high : 0, real ? second.high : 0}, u32x2{real ? first.low : 0, real ? second.low : 0});
             }
-            multiply(step, high, low);
         }
     }
 }
@@ -218,18 +221,13 @@ __device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], 
 #pragma unroll
         for (i32 n = 0; n < N_TILES; n++)
             x[i][n] = {0, 0, 0, 0};
-    for_each_step(keys, place, start, token, end, center_at, lane, [&](i32 step, const u32x2(&high)[N_TILES], const u32x2(&low)[N_TILES]) {
+    for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](i32 n, const u32x4(&phi)[K_TILES], u32x2 high, u32x2 low) {
 #pragma unroll
         for (i32 i = 0; i < K_TILES; i++)
-        {
-            u32x4 phi = phi_fragment(phi_at, place.phi, step, i, lane);
+            mma_bf16(x[i][n], phi[i], low);
 #pragma unroll
-            for (i32 n = 0; n < N_TILES; n++)
-                mma_bf16(x[i][n], phi, low[n]);
-#pragma unroll
-            for (i32 n = 0; n < N_TILES; n++)
-                mma_bf16(x[i][n], phi, high[n]);
-        }
+        for (i32 i = 0; i < K_TILES; i++)
+            mma_bf16(x[i][n], phi[i], high);
     });
 }
 
@@ -242,21 +240,26 @@ __device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], con
 #pragma unroll
         for (i32 c = 0; c < 2 * K_TILES; c++)
             x[m][c] = {0, 0, 0, 0};
-    for_each_step(keys, place, start, token, end, center_at, lane, [&](i32 step, const u32x2(&high)[N_TILES], const u32x2(&low)[N_TILES]) {
+    u32x2 even_high, even_low;
+    for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](i32 n, const u32x4(&phi)[K_TILES], u32x2 high, u32x2 low) {
+        if (n % 2 == 0)
+        {
+            even_high = high;
+            even_low = low;
+            return;
+        }
+        u32x4 l = {even_low.x, low.x, even_low.y, low.y}, h = {even_high.x, high.x, even_high.y, high.y};
 #pragma unroll
         for (i32 i = 0; i < K_TILES; i++)
         {
-            u32x4 phi = phi_fragment(phi_at, place.phi, step, i, lane);
+            mma_bf16(x[n / 2][2 * i], l, {phi[i].x, phi[i].z});
+            mma_bf16(x[n / 2][2 * i + 1], l, {phi[i].y, phi[i].w});
+        }
 #pragma unroll
-            for (i32 m = 0; m < N_TILES / 2; m++)
-            {
-                u32x4 l = {low[2 * m].x, low[2 * m + 1].x, low[2 * m].y, low[2 * m + 1].y};
-                u32x4 h = {high[2 * m].x, high[2 * m + 1].x, high[2 * m].y, high[2 * m + 1].y};
-                mma_bf16(x[m][2 * i], l, {phi.x, phi.z});
-                mma_bf16(x[m][2 * i + 1], l, {phi.y, phi.w});
-                mma_bf16(x[m][2 * i], h, {phi.x, phi.z});
-                mma_bf16(x[m][2 * i + 1], h, {phi.y, phi.w});
-            }
+        for (i32 i = 0; i < K_TILES; i++)
+        {
+            mma_bf16(x[n / 2][2 * i], h, {phi[i].x, phi[i].z});
+            mma_bf16(x[n / 2][2 * i + 1], h, {phi[i].y, phi[i].w});
         }
     });
 }
