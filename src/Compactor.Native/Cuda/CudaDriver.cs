@@ -10,6 +10,7 @@ internal sealed unsafe class CudaDriver : GpuDriver
 
     private readonly CudaContext _context;
     private readonly DriverApi _driver;
+    private readonly CudaMemory _memory;
     private readonly KernelLibrary _library;
     private readonly Version _version;
     private readonly ConcurrentDictionary<string, Lazy<ModuleHandle>> _modules = [];
@@ -18,9 +19,10 @@ internal sealed unsafe class CudaDriver : GpuDriver
     private CudaDriver(CudaContext context, KernelLibrary library, Version version)
     {
         (_context, _driver, _library, _version) = (context, context.Driver, library, version);
+        _memory = new CudaMemory(context);
         if (!context.HasMemoryPools || _driver.DeviceGetDefaultMemPool == null || _driver.MemPoolSetAttribute == null)
             return;
-        // Memory given back stays in the pool, so that taking it again costs no call to the system.
+        // What the driver's pool gets back stays there, so that taking it again costs no call to the system.
         nint pool = 0;
         ulong everything = ulong.MaxValue;
         _driver.Check(_driver.DeviceGetDefaultMemPool(&pool, context.Device), "cuDeviceGetDefaultMemPool");
@@ -68,47 +70,13 @@ internal sealed unsafe class CudaDriver : GpuDriver
     /// <summary>The caller's stream.</summary>
     public GpuStream Adopt(nint stream) => CudaStream.Adopt(_context, stream);
 
-    public override nint Allocate(long bytes, GpuStream stream)
-    {
-        nint address = 0;
-        using (_context.Enter())
-        {
-            int status = _context.HasMemoryPools
-                ? _driver.MemAllocAsync(&address, (nuint)bytes, Value(stream))
-                : _driver.MemAlloc(&address, (nuint)bytes);
-            if (status == DriverApi.OutOfMemory)
-            {
-                nuint free = 0, total = 0;
-                string left = _driver.MemGetInfo(&free, &total) == DriverApi.Success ? $" {free} of {total} bytes are free." : "";
-                throw _driver.Failure(status, $"Allocating {bytes} bytes on {_context.Name}", left + " Compress in smaller batches, or free memory.");
-            }
-            _driver.Check(status, $"Allocating {bytes} bytes on {_context.Name}");
-        }
-        return address;
-    }
+    public override nint Allocate(long bytes, GpuStream stream) => _memory.Allocate(bytes, Value(stream));
 
-    public override void Free(nint address, GpuStream stream)
-    {
-        using (_context.Enter())
-            if (_context.HasMemoryPools)
-                _driver.Check(_driver.MemFreeAsync(address, Value(stream)), "cuMemFreeAsync");
-            else
-                _driver.Check(_driver.MemFree(address), "cuMemFree");
-    }
+    public override void Free(nint address, GpuStream stream) => _memory.Free(address, Value(stream));
 
-    public override nint AllocateHost(long bytes)
-    {
-        nint address = 0;
-        using (_context.Enter())
-            _driver.Check(_driver.MemAllocHost(&address, (nuint)bytes), $"Allocating {bytes} bytes of page-locked host memory");
-        return address;
-    }
+    public override nint AllocateHost(long bytes) => _memory.AllocateHost(bytes);
 
-    public override void FreeHost(nint address)
-    {
-        using (_context.Enter())
-            _driver.Check(_driver.MemFreeHost(address), "cuMemFreeHost");
-    }
+    public override void FreeHost(nint address) => _memory.FreeHost(address);
 
     public override void CopyToDevice(nint source, nint destination, long bytes, GpuStream stream)
     {
@@ -149,6 +117,7 @@ internal sealed unsafe class CudaDriver : GpuDriver
 
     public override void Dispose()
     {
+        _memory.Dispose();
         foreach (var module in _modules.Values)
             if (module.IsValueCreated)
                 module.Value.Dispose();
