@@ -24,6 +24,12 @@ struct Paged
     u64 positions;   // i32 [blocks, block_size], 0 where positions are not kept
 };
 
+// Bytes from the start of the keys, or of the values, to a slot.
+__device__ __forceinline__ i64 paged_offset(const Paged& cache, i32 block, i32 slot, i32 head, i32 element_size)
+{
+    return ((i64)block * cache.block_stride + (i64)slot * cache.slot_stride + (i64)head * cache.head_stride) * element_size;
+}
+
 // Rows are (sequence, KV head) pairs, or sequences where all heads share a table.
 struct PagedTables
 {
