@@ -16,6 +16,8 @@ public sealed unsafe partial class GpuBackend : KvBackend
     {
         (_driver, _stream) = (driver, stream);
         _uploads = new Uploads(driver, stream);
+        _status = Allocate<ulong>(StatusWords);
+        Clear(_status.View);
     }
 
     /// <summary>Opens a CUDA device.</summary>
@@ -27,6 +29,8 @@ public sealed unsafe partial class GpuBackend : KvBackend
         var driver = CudaDriver.Open(options);
         try
         {
+            // The smallest kernel: without code for this device, or a compiler for it, nothing else would load either.
+            driver.Load(RowMoves.Deal(128, ElementType.BFloat16));
             return new GpuBackend(driver, options.Stream == 0 ? driver.CreateStream() : driver.Adopt(options.Stream));
         }
         catch
@@ -72,6 +76,7 @@ public sealed unsafe partial class GpuBackend : KvBackend
     {
         _stream.Synchronize();
         _uploads.Dispose();
+        _status.Dispose();
         _stream.Dispose();
         _driver.Dispose();
     }
