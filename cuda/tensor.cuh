@@ -48,3 +48,18 @@ struct PagedTargets
     u64 reserved_starts; // i32 [B]
     i32 kv_heads, row_stride;
 };
+
+// The row that entry i of a list belongs to, whose rows start at the ascending offsets[0 .. rows]: the only r with offsets[r] <= i < offsets[r + 1].
+__device__ __forceinline__ i32 row_of(const i32* offsets, i32 rows, i32 i)
+{
+    i32 low = 0, high = rows - 1;
+    while (low < high)
+    {
+        i32 middle = low + (high - low) / 2;
+        if (offsets[middle + 1] > i)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
