@@ -87,6 +87,13 @@ __device__ __forceinline__ void store_shared_f32x4(u32 at, f32x4 x)
 {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" : : "r"(at), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
 }
+__device__ __forceinline__ double load_shared_f64(u32 at)
+{
+    double x;
+    asm volatile("ld.shared.f64 %0, [%1];" : "=d"(x) : "r"(at) : "memory");
+    return x;
+}
+__device__ __forceinline__ void store_shared_f64(u32 at, double x) { asm volatile("st.shared.f64 [%0], %1;" : : "r"(at), "d"(x) : "memory"); }
 __device__ __forceinline__ u32 atomic_add_shared(u32 at, u32 x)
 {
     u32 old;
