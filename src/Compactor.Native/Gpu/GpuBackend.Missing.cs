@@ -13,12 +13,6 @@ public sealed unsafe partial class GpuBackend
     public override void LeverageOfSlots(LayerPlan plan, in PagedSlots slots, PagedTables tables, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage) => throw Missing(nameof(LeverageOfSlots));
 
     /// <inheritdoc/>
-    public override FuseStatus Fuse(LayerPlan plan, BufferView<float>? leverage, BufferView<float>? attention, in TensorView value, BufferView<float> scores) => throw Missing(nameof(Fuse));
-
-    /// <inheritdoc/>
-    public override void Select(LayerPlan plan, BufferView<float> scores, BufferView<int> keptIndices, BufferView<int> keptOffsets) => throw Missing(nameof(Select));
-
-    /// <inheritdoc/>
     public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
         BufferView<float> output, BufferView<float>? logSumExp = null) => throw Missing(nameof(DecodeAttention));
 

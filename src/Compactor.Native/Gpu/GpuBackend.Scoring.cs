@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Runtime.CompilerServices;
 using Compactor.Native.Compression;
 
@@ -7,7 +8,7 @@ namespace Compactor.Native.Gpu;
 public sealed unsafe partial class GpuBackend
 {
     private readonly ConditionalWeakTable<LayerPlan, PlanMemory> _plans = [];
-    private readonly System.Collections.Concurrent.ConcurrentQueue<DevicePlan> _abandoned = [];
+    private readonly ConcurrentQueue<DevicePlan> _abandoned = [];
 
     /// <inheritdoc/>
     public override void AttentionScores(LayerPlan plan, in TensorView query, in TensorView key, BufferView<float> attention)
@@ -88,7 +89,7 @@ public sealed unsafe partial class GpuBackend
     }
 
     /// <summary>Device memory of a plan; when the plan is collected it is handed to the backend, which frees it in the order of its stream.</summary>
-    private sealed class PlanMemory(System.Collections.Concurrent.ConcurrentQueue<DevicePlan> abandoned, DevicePlan plan)
+    private sealed class PlanMemory(ConcurrentQueue<DevicePlan> abandoned, DevicePlan plan)
     {
         ~PlanMemory() => abandoned.Enqueue(Plan);
 

@@ -16,6 +16,7 @@ public sealed unsafe partial class GpuBackend : KvBackend
     {
         (_driver, _stream) = (driver, stream);
         _uploads = new Uploads(driver, stream);
+        (_histograms, _segmentCounters, _scopeCounters) = (new(this), new(this), new(this));
         _status = Allocate<ulong>(StatusWords);
         Clear(_status.View);
     }
@@ -76,7 +77,8 @@ public sealed unsafe partial class GpuBackend : KvBackend
     {
         _stream.Synchronize();
         _uploads.Dispose();
-        _status.Dispose();
+        foreach (IDisposable memory in (IDisposable[])[_status, _histograms, _segmentCounters, _scopeCounters])
+            memory.Dispose();
         _stream.Dispose();
         _driver.Dispose();
     }
