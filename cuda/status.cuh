@@ -6,7 +6,7 @@
 #include "ptx.cuh"
 
 // In the order in which they are told: a key that is not finite also spoils the factorisation.
-constexpr u32 STATUS_NON_FINITE_KEY = 1, STATUS_NON_FINITE_QUERY = 2, STATUS_FACTORIZATION_FAILED = 3;
+constexpr u32 STATUS_NON_FINITE_KEY = 1, STATUS_NON_FINITE_QUERY = 2, STATUS_FACTORIZATION_FAILED = 3, STATUS_NON_FINITE_SCORE = 4;
 
 __device__ __forceinline__ void report(u64 status, u32 code, i32 place, i32 head)
 {

@@ -12,6 +12,7 @@ esac
 
 command -v dotnet >/dev/null || { echo "tests/run.sh: the .NET SDK (10.0) is not on PATH; install it first" >&2; exit 1; }
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1
+bash tests/nvrtc.sh
 dotnet build -c Release --nologo -v quiet Compactor.Native.sln
 
 results=$(mktemp -d)

@@ -2,7 +2,7 @@
 //
 // checks/column_sums.cpp is the example.
 #pragma once
-#include "simt_api.hpp"
+#include "simt_entry.hpp"
 #undef threadIdx
 #undef blockIdx
 #undef blockDim
@@ -54,17 +54,6 @@ private:
     u64 address_;
 };
 
-// Calls a kernel with the parameter struct at `params`; the type comes from the kernel itself.
-template <class Params> struct Entry
-{
-    template <void (*Kernel)(Params)> __attribute__((no_sanitize("thread"))) static void call(const void* params)
-    {
-        alignas(Params) char copy[sizeof(Params)];
-        __builtin_memcpy(copy, params, sizeof(Params));
-        Kernel(*(const Params*)copy);
-    }
-};
-
 struct Extent
 {
     unsigned x = 1, y = 1, z = 1;
@@ -89,10 +78,8 @@ inline void require_launch(const std::string& error)
     if (!error.empty()) throw std::runtime_error(error);
 }
 
-template <class Params> Params params_of(void (*)(Params));
-
 #define TRY_LAUNCH(kernel, grid, block, shared_bytes, params) \
-    simt::try_launch(&simt::Entry<decltype(simt::params_of(&kernel))>::template call<&kernel>, #kernel, simt::Extent grid, simt::Extent block, shared_bytes, &(params))
+    simt::try_launch(&simt::call<&kernel>, #kernel, simt::Extent grid, simt::Extent block, shared_bytes, &(params))
 // Throws std::runtime_error with the emulator's message when the kernel faults.
 #define LAUNCH(kernel, grid, block, shared_bytes, params) simt::require_launch(TRY_LAUNCH(kernel, grid, block, shared_bytes, params))
 

@@ -14,7 +14,7 @@ public static class LayerCompressor
     /// <param name="inputs">The layer's cache, in memory the backend can reach.</param>
     /// <param name="policy">What scores; null for <see cref="SelectionPolicy.Compactor"/>.</param>
     /// <param name="sketch">Phi to use instead of drawing it.</param>
-    /// <exception cref="CompactorException">Inputs do not fit the plan, or hold NaN or infinity.</exception>
+    /// <exception cref="CompactorException">Inputs do not fit the plan, or hold NaN or infinity; where operations are queued, the latter is told by <see cref="LayerSelection.Status"/>.</exception>
     public static LayerSelection Select(KvBackend backend, LayerPlan plan, LayerInputs inputs, SelectionPolicy? policy = null, Sketch? sketch = null)
     {
         inputs.Validate(plan.Shape);
@@ -29,6 +29,7 @@ public static class LayerCompressor
                 long start = Stopwatch.GetTimestamp();
                 backend.Select(plan, selection.Scores!.View, selection.KeptIndices.View, selection.KeptOffsets.View);
                 selection.Times.Select = Stopwatch.GetElapsedTime(start);
+                selection.Status = backend.TakeStatus(plan);
             }
             return selection;
         }

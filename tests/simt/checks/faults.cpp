@@ -13,7 +13,7 @@ struct Planted
 };
 
 #define PLANT(kernel, fault, message) \
-    Planted { #kernel, &simt::Entry<FaultParams>::call<&kernel>, fault, message }
+    Planted { #kernel, &simt::call<&kernel>, fault, message }
 
 static const Planted planted[] = {
     PLANT(exchange, 0, nullptr), PLANT(exchange, 1, "shared"), PLANT(exchange, 2, "data race"), PLANT(exchange, 3, "never written"),

@@ -1,5 +1,4 @@
 #include "access.hpp"
-#include <cstdio>
 
 namespace simt {
 
@@ -8,20 +7,13 @@ static const char* verb(Access access)
     return access == Access::read ? "read" : access == Access::write ? "write" : "atomic";
 }
 
-static std::string hexadecimal(u64 x)
-{
-    char text[24];
-    std::snprintf(text, sizeof text, "0x%llx", x);
-    return text;
-}
-
-[[noreturn]] static void race(const Thread& self, const std::string& memory, u32 bytes, Access access, const Record& other)
+[[noreturn]] static void race(const Thread& self, const char* memory, u64 at, u32 bytes, Access access, const Record& other)
 {
     if (other.block == self.block->serial)
-        fault("data race on %u bytes of %s: this %s is not ordered after the %s by thread %u of the block", bytes, memory.c_str(), verb(access), verb(other.access), other.thread);
+        fault("data race on %u bytes of %s memory at 0x%llx: this %s is not ordered after the %s by thread %u of the block", bytes, memory, at, verb(access), verb(other.access), other.thread);
     const unsigned* grid = self.launch->what->grid;
     u32 b = other.block - self.launch->first_serial;
-    fault("data race on %u bytes of %s: this %s is not ordered after the %s by block (%u, %u, %u), thread %u", bytes, memory.c_str(), verb(access), verb(other.access), b % grid[0],
+    fault("data race on %u bytes of %s memory at 0x%llx: this %s is not ordered after the %s by block (%u, %u, %u), thread %u", bytes, memory, at, verb(access), verb(other.access), b % grid[0],
         b / grid[0] % grid[1], b / grid[0] / grid[1], other.thread);
 }
 
@@ -32,7 +24,7 @@ void check_global(Thread& self, u64 address, u32 bytes, u32 alignment, Access ac
     access_happens(*self.launch);
     if (self.launch->what->check_races == 0) return;
     const Record* other = check_access(self, device_memory.accesses, address - (u64)device_memory.data, bytes, access, self.launch->first_serial, self.launch->last_serial);
-    if (other != nullptr) race(self, "global memory at " + hexadecimal(address), bytes, access, *other);
+    if (other != nullptr) race(self, "global", address, bytes, access, *other);
 }
 
 u8* check_shared(Thread& self, u32 at, u32 bytes, Access access)
@@ -40,8 +32,8 @@ u8* check_shared(Thread& self, u32 at, u32 bytes, Access access)
     const Block& block = *self.block;
     u32 offset = at - shared_window;
     if (at < shared_window || offset >= block.shared_bytes || bytes > block.shared_bytes - offset)
-        fault("shared %s of %u bytes at %u is outside the block's %u bytes, which start at %u", verb(access), bytes, at, block.shared_bytes, shared_window);
-    if ((at & (bytes - 1)) != 0) fault("shared %s of %u bytes at %u is not aligned to %u", verb(access), bytes, at, bytes);
+        fault("shared %s of %u bytes at 0x%x is outside the block's %u bytes, which start at 0x%x", verb(access), bytes, at, block.shared_bytes, shared_window);
+    if ((at & (bytes - 1)) != 0) fault("shared %s of %u bytes at 0x%x is not aligned to %u", verb(access), bytes, at, bytes);
     access_happens(*self.launch);
     u8* state = block.state + offset;
     u8 all = shared_written, any = 0;
@@ -49,13 +41,13 @@ u8* check_shared(Thread& self, u32 at, u32 bytes, Access access)
         all &= state[i];
         any |= state[i];
     }
-    if ((any & shared_in_flight) != 0) fault("shared %s of %u bytes at %u, where a cp.async has not been waited for", verb(access), bytes, at);
-    if (access != Access::write && all != shared_written) fault("shared %s of %u bytes at %u, which was never written", verb(access), bytes, at);
+    if ((any & shared_in_flight) != 0) fault("shared %s of %u bytes at 0x%x, where a cp.async has not been waited for", verb(access), bytes, at);
+    if (access != Access::write && all != shared_written) fault("shared %s of %u bytes at 0x%x, which was never written", verb(access), bytes, at);
     if (access == Access::write)
         for (u32 i = 0; i < bytes; i++) state[i] = shared_written;
     if (self.launch->what->check_races != 0) {
         const Record* other = check_access(self, block.accesses, offset, bytes, access, block.serial, block.serial);
-        if (other != nullptr) race(self, "shared memory at " + std::to_string(at), bytes, access, *other);
+        if (other != nullptr) race(self, "shared", at, bytes, access, *other);
     }
     return block.shared + offset;
 }

@@ -6,6 +6,9 @@
 #include <cstring>
 #include <mutex>
 #include <sys/mman.h>
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace simt {
 
@@ -35,6 +38,10 @@ static void set_usable(u64 offset, u64 bytes, bool usable)
 {
     std::memset(device_memory.usable + offset / 16, usable ? 16 : 0, bytes / 16);
     if (bytes % 16 != 0) device_memory.usable[(offset + bytes) / 16] = usable ? (u8)(bytes % 16) : 0;
+#if defined(__SANITIZE_ADDRESS__)
+    if (usable) __asan_unpoison_memory_region(device_memory.data + offset, bytes);
+    else __asan_poison_memory_region(device_memory.data + offset, bytes);
+#endif
 }
 
 // Address of an allocation that holds all of [address, address + bytes), as an iterator.
@@ -82,8 +89,12 @@ extern "C" unsigned long long simt_allocate(unsigned long long bytes)
     next_offset = offset + extent(bytes);
     allocations[offset] = bytes;
     allocated += bytes;
-    std::memset(device_memory.data + offset, 0xff, bytes);
     set_usable(offset, bytes, true);
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_poison_memory_region(device_memory.data + offset - spacing, spacing);
+    __asan_poison_memory_region(device_memory.data + offset + bytes, extent(bytes) - bytes);
+#endif
+    std::memset(device_memory.data + offset, 0xff, bytes);
     return (u64)device_memory.data + offset;
 }
 

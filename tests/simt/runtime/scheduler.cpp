@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <numeric>
@@ -166,7 +167,8 @@ namespace {
 struct Place
 {
     std::vector<std::unique_ptr<Thread>> threads;
-    std::unique_ptr<u8[]> shared, state;
+    std::unique_ptr<u8[], decltype(&std::free)> shared{nullptr, std::free};
+    std::unique_ptr<u8[]> state;
     std::unique_ptr<Cell[]> accesses;
     Block block;
 
@@ -188,7 +190,7 @@ static void start_block(Launch& launch, Place& place, u32 number)
         allocate_stack(*place.threads.back());
     }
     if (place.shared == nullptr) {
-        place.shared.reset(new (std::align_val_t(1024)) u8[largest_shared]);
+        place.shared.reset((u8*)std::aligned_alloc(1024, largest_shared));
         place.state.reset(new u8[largest_shared]);
         place.accesses.reset(new Cell[largest_shared / 8]());
     }

@@ -17,7 +17,7 @@ public sealed class RandomPolicy(ulong seed) : SelectionPolicy
     {
         long start = Stopwatch.GetTimestamp();
         var shape = plan.Shape;
-        var scores = selection.NewFused().AsSpan();
+        var scores = new float[shape.Pairs];
         for (int b = 0, next = 0; b < shape.Sequences; b++)
         {
             ulong id = (ulong)shape.IdOf(b);
@@ -28,6 +28,7 @@ public sealed class RandomPolicy(ulong seed) : SelectionPolicy
                     scores[next++] = (Philox.Block((uint)t, key, (uint)id, (uint)(id >> 32), ~seed).X0 >> 8) * (1f / (1 << 24));
                 }
         }
+        backend.Upload<float>(scores, selection.NewFused());
         selection.Times.Fuse = Stopwatch.GetElapsedTime(start);
     }
 }

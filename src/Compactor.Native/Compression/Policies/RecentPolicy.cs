@@ -13,10 +13,11 @@ public sealed class RecentPolicy : SelectionPolicy
     {
         long start = Stopwatch.GetTimestamp();
         var shape = plan.Shape;
-        var scores = selection.NewFused().AsSpan();
+        var scores = new float[shape.Pairs];
         for (int b = 0; b < shape.Sequences; b++)
             for (int t = 0; t < shape.LengthOf(b); t++)
-                scores.Slice((shape.CuSeqlens[b] + t) * shape.KvHeads, shape.KvHeads).Fill(t);
+                Array.Fill(scores, t, (shape.CuSeqlens[b] + t) * shape.KvHeads, shape.KvHeads);
+        backend.Upload<float>(scores, selection.NewFused());
         selection.Times.Fuse = Stopwatch.GetElapsedTime(start);
     }
 }
