@@ -3,7 +3,7 @@ using Compactor.Native.Compression;
 namespace Compactor.Native.Gpu;
 
 /// <summary>What kernels read of a <see cref="LayerPlan"/>, in device memory: uploaded once, at the first use of the plan.</summary>
-internal sealed class DevicePlan
+internal sealed class DevicePlan : IDisposable
 {
     private readonly int _offsets, _sequenceOffsets, _attentionStarts, _leverageStarts, _weights, _ones;
 
@@ -81,7 +81,7 @@ internal sealed class DevicePlan
     /// <summary>What competes for each head's minimum; null without one.</summary>
     public PairSegments? Raised { get; }
 
-    public void Free() => Tables.Free();
+    public void Dispose() => Tables.Free();
 
     private static int[] ChunkStarts(LayerPlan plan, int size, out int chunks)
     {

@@ -10,7 +10,7 @@ public sealed unsafe partial class GpuBackend
     /// <inheritdoc/>
     public override FuseStatus Fuse(LayerPlan plan, BufferView<float>? leverage, BufferView<float>? attention, in TensorView value, BufferView<float> scores)
     {
-        var (device, shape, options) = (PlanFor(plan), plan.Shape, plan.Options);
+        var (device, shape, options) = (_plans.Of(plan), plan.Shape, plan.Options);
         RequirePairs(shape, scores);
         if (shape.IsRagged)
             leverage = RequireLeverageAlone(leverage, attention);
@@ -50,7 +50,7 @@ public sealed unsafe partial class GpuBackend
     /// <inheritdoc/>
     public override void Select(LayerPlan plan, BufferView<float> scores, BufferView<int> keptIndices, BufferView<int> keptOffsets)
     {
-        var (device, shape) = (PlanFor(plan), plan.Shape);
+        var (device, shape) = (_plans.Of(plan), plan.Shape);
         RequirePairs(shape, scores);
         if (keptIndices.Length != plan.KeptPairs || keptOffsets.Length != shape.Sequences * shape.KvHeads + 1)
             throw CompactorException.Argument(
@@ -124,12 +124,6 @@ public sealed unsafe partial class GpuBackend
     private static KernelVariant Fusion(string entry) => new("fuse.cu", entry);
 
     private static KernelVariant Selection(string entry) => new("select.cu", entry);
-
-    private static void RequirePairs(LayerShape shape, BufferView<float> scores)
-    {
-        if (scores.Length != shape.Pairs)
-            throw CompactorException.Argument($"The scores hold {scores.Length} elements; {shape.Sequences} sequences of {shape.KvHeads} KV heads hold {shape.Pairs} pairs.");
-    }
 
     /// <summary>Device memory that kernels find zero and leave zero; it grows to the largest request.</summary>
     private sealed class ZeroedMemory(GpuBackend backend) : IDisposable
