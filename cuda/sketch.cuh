@@ -42,7 +42,7 @@ struct Keys
 struct Place
 {
     i32 sequence, head;         // of the tables or tensor: head is 0 where paged
-    i32 named_head, named_start;// what a status names
+    Named named;
     const u8* phi;
 };
 
@@ -52,9 +52,7 @@ __device__ __forceinline__ Place place_of(const Keys& keys, u64 cu_seqlens, i32 
 {
     i32 row = sequence * heads_of(keys) + head;
     const u8* phi = (const u8*)keys.phi + (keys.phi_per_head ? (i64)row * (K * D * 2) : 0);
-    i32 named_head = row % keys.kv_heads;
-    i32 named_start = ((const i32*)cu_seqlens)[COMPACTOR_PAGED ? sequence - named_head : sequence];
-    return {sequence, head, named_head, named_start, phi};
+    return {sequence, head, name_of(cu_seqlens, sequence, head, keys.kv_heads, COMPACTOR_PAGED), phi};
 }
 
 struct KeyRow
@@ -269,5 +267,5 @@ __device__ inline void report_keys(const Keys& keys, const Place& place, i32 sta
 {
     i32 own = token + lane;
     if (lane < WARP_TOKENS && own < end && row_has_non_finite(key_row(keys, place, start, own).bytes))
-        report(status, STATUS_NON_FINITE_KEY, place.named_start + own, place.named_head);
+        report(status, STATUS_NON_FINITE_KEY, place.named.start + own, place.named.head);
 }

@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
     }
     bool factored = Factor::invert(w, (float)p.epsilon, at + CHOLESKY_AT, thread);
     if (!factored && thread == 0)
-        report(p.status, STATUS_FACTORIZATION_FAILED, place.named_start + first, place.named_head);
+        report(p.status, STATUS_FACTORIZATION_FAILED, place.named.start + first, place.named.head);
 #pragma unroll
     for (i32 a = 0; a < K_TILES; a++)
     {
