@@ -45,22 +45,94 @@ public sealed unsafe partial class GpuBackend
         keys.KvHeads = shape.KvHeads;
         keys.PhiPerHead = sketch.Count == 1 ? 0 : 1;
         keys.Center = options.CenterKeys ? 1 : 0;
-        int chunk = options.LeverageChunk;
-        if (!LeverageLaunch.Fits(sketched, chunk, _driver.Limits))
-            throw CompactorException.Unsupported("The cuda backend of this build does not score whole sequences by leverage; use the cpu backend.");
-        Launch(sketched.Variant("sketch_leverage.cu", "sketch_leverage", chunk), LeverageLaunch.Shape(sketched, chunk, (long)device.LeverageChunks * (shape.IsRagged ? 1 : shape.KvHeads)), new SketchLeverageParams
+        if (LeverageLaunch.Fits(sketched, options.LeverageChunk, _driver.Limits))
+            LeverageInOneRead(plan, device, sketched, keys, leverage);
+        else
+            LeverageInTwoReads(plan, device, sketched, keys, leverage);
+    }
+
+    private void LeverageInOneRead(LayerPlan plan, DevicePlan device, in SketchedKeys sketched, in DeviceKeys keys, BufferView<float> leverage) =>
+        Launch(sketched.Variant("sketch_leverage.cu", "sketch_leverage", plan.Options.LeverageChunk),
+            LeverageLaunch.Chunks(sketched, plan.Options.LeverageChunk, device.LeverageChunks * HeadsOfRow(plan)), new SketchLeverageParams
+            {
+                Keys = keys,
+                CuSeqlens = device.CuSeqlens,
+                ChunkStarts = device.LeverageChunkStarts,
+                Scores = (ulong)leverage.Address,
+                Status = StatusAddress,
+                Epsilon = plan.Options.Epsilon,
+                Sequences = plan.Shape.CuSeqlens.Count - 1,
+                SkipFirst = device.SkipFirst,
+                SkipLast = device.SkipLast,
+            });
+
+    private void LeverageInTwoReads(LayerPlan plan, DevicePlan device, in SketchedKeys sketched, in DeviceKeys keys, BufferView<float> leverage)
+    {
+        long segments = device.LeverageChunks * HeadsOfRow(plan), parts = device.LeverageParts * HeadsOfRow(plan);
+        int sequences = plan.Shape.CuSeqlens.Count - 1;
+        using var centers = Allocate<float>(segments * sketched.Dim);
+        using var partials = Allocate<float>(parts * LeverageLaunch.PartialElements(sketched.SketchDim));
+        using var factors = Allocate<byte>(segments * LeverageLaunch.FactorBytes(sketched.SketchDim));
+        Launch(sketched.Variant("sketch_gram.cu", "sketch_center"), LeverageLaunch.Center(segments), new SketchCenterParams
         {
             Keys = keys,
             CuSeqlens = device.CuSeqlens,
             ChunkStarts = device.LeverageChunkStarts,
-            Scores = (ulong)leverage.Address,
+            Centers = (ulong)centers.View.Address,
+            Sequences = sequences,
+            ChunkSize = device.LeverageChunkSize,
+            SkipFirst = device.SkipFirst,
+            SkipLast = device.SkipLast,
+        });
+        Launch(sketched.Variant("sketch_gram.cu", "sketch_gram"), LeverageLaunch.Gram(sketched, parts), new SketchGramParams
+        {
+            Keys = keys,
+            CuSeqlens = device.CuSeqlens,
+            ChunkStarts = device.LeverageChunkStarts,
+            PartStarts = device.LeveragePartStarts,
+            Centers = (ulong)centers.View.Address,
+            Partials = (ulong)partials.View.Address,
             Status = StatusAddress,
-            Epsilon = options.Epsilon,
-            Sequences = shape.CuSeqlens.Count - 1,
+            Sequences = sequences,
+            ChunkSize = device.LeverageChunkSize,
+            SkipFirst = device.SkipFirst,
+            SkipLast = device.SkipLast,
+        });
+        Launch(sketched.FactorVariant(), LeverageLaunch.Factor(sketched, segments), new FactorParams
+        {
+            CuSeqlens = device.CuSeqlens,
+            ChunkStarts = device.LeverageChunkStarts,
+            PartStarts = device.LeveragePartStarts,
+            Partials = (ulong)partials.View.Address,
+            Factors = (ulong)factors.View.Address,
+            Status = StatusAddress,
+            Epsilon = plan.Options.Epsilon,
+            Sequences = sequences,
+            KvHeads = plan.Shape.KvHeads,
+            ChunkSize = device.LeverageChunkSize,
+            SkipFirst = device.SkipFirst,
+            SkipLast = device.SkipLast,
+            Center = plan.Options.CenterKeys ? 1 : 0,
+            Finish = 1,
+        });
+        Launch(sketched.Variant("leverage_apply.cu", "leverage_apply"), LeverageLaunch.Apply(sketched, parts), new LeverageApplyParams
+        {
+            Keys = keys,
+            CuSeqlens = device.CuSeqlens,
+            ChunkStarts = device.LeverageChunkStarts,
+            PartStarts = device.LeveragePartStarts,
+            Centers = (ulong)centers.View.Address,
+            Factors = (ulong)factors.View.Address,
+            Scores = (ulong)leverage.Address,
+            Sequences = sequences,
+            ChunkSize = device.LeverageChunkSize,
             SkipFirst = device.SkipFirst,
             SkipLast = device.SkipLast,
         });
     }
+
+    /// <summary>Heads that share an entry of the offsets: ragged heads have entries of their own.</summary>
+    private static long HeadsOfRow(LayerPlan plan) => plan.Shape.IsRagged ? 1 : plan.Shape.KvHeads;
 
     /// <summary>Phi as kernels read it, bfloat16 [count, k, D].</summary>
     private BackendBuffer<ushort> UploadSketch(Sketch sketch)
