@@ -7,7 +7,7 @@
 #include "sketch.cuh"
 
 constexpr i32 BLOCKS = K_TILES * (K_TILES + 1) / 2;
-constexpr i32 BLOCK_WARPS = BLOCKS <= 4 ? 1 : BLOCKS <= 8 ? 2 : BLOCKS <= 16 ? 4 : 8, TOKEN_WARPS = WARPS / BLOCK_WARPS;
+constexpr i32 BLOCK_WARPS = BLOCKS <= 4 ? 1 : BLOCKS <= 8 ? 2 : BLOCKS <= 16 ? 4 : WARPS, TOKEN_WARPS = WARPS / BLOCK_WARPS;
 constexpr i32 BLOCKS_PER_WARP = ceil_div(BLOCKS, BLOCK_WARPS);
 
 constexpr i32 TRIANGLE = K * (K + 1) / 2;   // packed by rows: element (r, c), c <= r, is at r·(r + 1) / 2 + c

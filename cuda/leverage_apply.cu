@@ -7,11 +7,12 @@
 // Shape. Blocks and parts as in sketch_gram. Keys as the first operand give X with tokens as rows, whose accumulators are the first operand of the solve: a warp's tokens never
 // leave its registers, and warps never wait for each other. Fragments of L^-1, of its lower blocks alone, come through the L1 cache.
 //
-// Launch: grid (parts·Hkv; paged: parts of all rows), block 256, shared = 4·D + 4·k + (PHI_BYTES of sketch_gram: 2·D·k or 0).
-// L8: 12,992 bytes, at most 128 registers, two blocks an SM.
+// Launch: grid (parts·Hkv; paged: parts of all rows), block 128, shared = 4·D + 4·k + 2·D·k.
+// L8: 12,992 bytes, at most 168 registers, three blocks an SM.
+constexpr int WARPS = 4;
 #include "sketch.cuh"
 
-constexpr i32 MIN_BLOCKS = K <= 48 && D <= 128 && !IS_F32 ? 2 : 1;
+constexpr i32 MIN_BLOCKS = K <= 64 ? 3 : 2;
 constexpr i32 SOLVED_MEAN_AT = CENTER_BYTES, PHI_AT = SOLVED_MEAN_AT + K * 4;
 constexpr i32 FRAGMENTS_BYTES = K / 8 * K_TILES * 512, FACTOR_BYTES = FRAGMENTS_BYTES + K * 4;
 

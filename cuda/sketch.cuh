@@ -5,6 +5,7 @@
 // Keys need no shared memory, no ldmatrix and no barrier. Centred keys have up to 16 significant bits: high and low bf16 parts, two products.
 // The same registers serve as either operand: with Phi first the accumulators are X^T (both operands of the Gram product), with keys first they are X
 // (the first operand of the solve).
+// The including file defines WARPS, the warps of its blocks.
 #pragma once
 #include "tensor.cuh"
 #include "element.cuh"
@@ -13,7 +14,7 @@
 
 constexpr i32 D = COMPACTOR_HEAD_DIM, K = COMPACTOR_SKETCH_DIM;
 constexpr i32 STEPS = D / 16, K_TILES = K / 16;
-constexpr i32 WARPS = 8, THREADS = 32 * WARPS;
+constexpr i32 THREADS = 32 * WARPS;
 
 // Tiles of 8 tokens a warp sketches at once, so that a fragment of Phi is read once for all: 4·K_TILES·N_TILES accumulators a thread.
 constexpr i32 N_TILES = K <= 64 ? 4 : 2, WARP_TOKENS = 8 * N_TILES;
@@ -21,9 +22,7 @@ constexpr i32 N_TILES = K <= 64 ? 4 : 2, WARP_TOKENS = 8 * N_TILES;
 // Elements a lane loads at once.
 constexpr i32 PIECE = !IS_F32 && D % 32 == 0 && COMPACTOR_ROTARY == 0 ? 8 : 4, PIECES = D / (4 * PIECE);
 
-// Phi's fragments are kept in shared memory where a tile of X fits beside them in the 99 KB of every device, and read through the L1 cache where not.
-constexpr i32 CENTER_BYTES = D * 4, COLUMN_PARTS_BYTES = WARPS * K * 4;
-constexpr i32 PHI_BYTES = WARPS * WARP_TOKENS * K * 4 + D * K * 2 + CENTER_BYTES + COLUMN_PARTS_BYTES <= 101376 ? D * K * 2 : 0;
+constexpr i32 PHI_BYTES = D * K * 2, CENTER_BYTES = D * 4, COLUMN_PARTS_BYTES = WARPS * K * 4;   // of shared memory
 
 // Keys [N, Hkv, D], or slots of a paged cache, whose (sequence, head) rows count as sequences of one head.
 struct Keys
@@ -108,16 +107,10 @@ __device__ __forceinline__ u32x4 gather_phi(const u8* phi, i32 step, i32 tile, i
     return {x.x, y.x, x.y, y.y};
 }
 
-__device__ __forceinline__ u32x4 phi_fragment(u32 phi_at, const u8* phi, i32 step, i32 tile, i32 lane)
-{
-    return PHI_BYTES ? load_shared_x4(phi_at + ((step * K_TILES + tile) * 32 + lane) * 16) : gather_phi(phi, step, tile, lane);
-}
-
 __device__ __forceinline__ void stage_phi(u32 phi_at, const u8* phi, i32 thread)
 {
-    if constexpr (PHI_BYTES > 0)
-        for (i32 i = thread; i < STEPS * K_TILES * 32; i += THREADS)
-            store_shared_x4(phi_at + i * 16, gather_phi(phi, i / 32 / K_TILES, i / 32 % K_TILES, i % 32));
+    for (i32 i = thread; i < STEPS * K_TILES * 32; i += THREADS)
+        store_shared_x4(phi_at + i * 16, gather_phi(phi, i / 32 / K_TILES, i / 32 % K_TILES, i % 32));
 }
 
 // A point near the mean, from rows spread evenly over a chunk: what is left of the mean is removed algebraically after squaring.
@@ -133,21 +126,18 @@ __device__ __forceinline__ float center_of(const Keys& keys, const Place& place,
     return sum / rows;
 }
 
-struct Piece { u32 words[PIECE * ELEMENT_BYTES / 4]; };
+struct Piece { u32 words[4]; };   // two of them where a piece has 8 bytes
 
 __device__ __forceinline__ Piece load_piece(const KeyRow& row, i32 piece, i32 quad)
 {
     const u8* at = row.bytes + (piece * 4 + quad) * (PIECE * ELEMENT_BYTES);
-    if constexpr (PIECE * ELEMENT_BYTES == 16)
+    if (PIECE * ELEMENT_BYTES == 16)
     {
-        u32x4 x = load_streaming(at);
-        return {x.x, x.y, x.z, x.w};
+        u32x4 words = load_streaming(at);
+        return {{words.x, words.y, words.z, words.w}};
     }
-    else
-    {
-        u32x2 x = *(const u32x2*)at;
-        return {x.x, x.y};
-    }
+    u32x2 words = *(const u32x2*)at;
+    return {{words.x, words.y, 0, 0}};
 }
 
 // Elements 4·part to 4·part + 3 of a piece as float32.
@@ -192,7 +182,7 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
             u32x4 phi[K_TILES];
 #pragma unroll
             for (i32 i = 0; i < K_TILES; i++)
-                phi[i] = phi_fragment(phi_at, place.phi, step, i, lane);
+                phi[i] = load_shared_x4(phi_at + ((step * K_TILES + i) * 32 + lane) * 16);
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)
             {

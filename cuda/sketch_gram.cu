@@ -5,17 +5,18 @@
 //
 // Cost: 4·D·k + 3·k² flops a token and head, one read of the keys. L8 at N = 131,072, k = 48: 268 MB, 63 us; 33 GFLOP.
 //
-// Shape. A block is one part of one head: at most 64 parts a chunk (512 blocks at L8, two waves of two an SM), of at least 512 tokens. Its warps take 32 tokens each
-// straight into fragments and leave X^T in a tile of 256 tokens in shared memory, from which they compute the Gram blocks; a warp goes on to its next keys
+// Shape. A block is one part of one head: at most 64 parts a chunk (512 blocks at L8, 1.3 waves of three an SM), of at least 512 tokens. Its warps take 32 tokens each
+// straight into fragments and leave X^T in a tile of 128 tokens in shared memory, from which they compute the Gram blocks; a warp goes on to its next keys
 // while others multiply. X and its products to 2^-17 relative, sums of a part in float32, sums of parts in double.
 //
-// Launch: sketch_center: grid (chunks·Hkv), block 256, no shared memory. sketch_gram: grid (parts·Hkv), block 256, with T = 8·WARP_TOKENS, WARP_TOKENS = k <= 64 ? 32 : 16,
-//     REST = 4·k·T + 4·D + 32·k,   shared = REST + (REST + 2·D·k <= 101376 ? 2·D·k : 0).
+// Launch: sketch_center: grid (chunks·Hkv), block 128, no shared memory. sketch_gram: grid (parts·Hkv), block 128, with T = k <= 64 ? 128 : 64,
+//     shared = 4·k·T + 4·D + 16·k + 2·D·k, at most 99 KB.
 // Paged: Hkv is 1, sequences are rows. Dense keys: address and strides are multiples of 16 bytes.
-// L8: 63,488 bytes, at most 128 registers, two blocks an SM.
+// L8: 38,144 bytes, at most 168 registers, three blocks an SM.
+constexpr int WARPS = 4;
 #include "gram.cuh"
 
-constexpr i32 TOKENS = WARPS * WARP_TOKENS, MIN_BLOCKS = K <= 48 && D <= 128 && !IS_F32 ? 2 : 1;
+constexpr i32 TOKENS = WARPS * WARP_TOKENS, MIN_BLOCKS = K <= 64 ? 3 : 2;
 constexpr i32 CENTER_AT = K * TOKENS * 4, PARTS_AT = CENTER_AT + CENTER_BYTES, PHI_AT = PARTS_AT + COLUMN_PARTS_BYTES;
 
 struct SketchCenterParams

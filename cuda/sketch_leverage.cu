@@ -14,9 +14,10 @@
 // X and Gram to 2^-17 relative; the factorisation is float32, the ridge at least 2^-20 of the mean diagonal.
 //
 // Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, with T = C rounded up to WARP_TOKENS (k <= 64 ? 32 : 16),
-//     PHI = 256·WARP_TOKENS... see PHI_BYTES in sketch.cuh,   shared = 4·k·T + 56·k + max(PHI + 4·D, 2·k·(k + 1), 4·k·(k + 8)).
+//     shared = 4·k·T + 56·k + max(2·D·k + 4·D, 2·k·(k + 1), 4·k·(k + 8)).
 // L8: 98,304 + 15,488 bytes, two blocks an SM on sm_90, one on sm_80. Where it does not fit: sketch_gram, factor, leverage_apply.
 // Dense keys: address and strides are multiples of 16 bytes. Registers: at most 128.
+constexpr int WARPS = 8;
 #include "gram.cuh"
 #include "cholesky.cuh"
 
