@@ -248,7 +248,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
                 for (i32 n = 0; n < N_TILES; n++)
                     logits[i][n] = {0, 0, 0, 0};
         multiply(logits, queries_at, keys_at + column_warp * 64 * ROW, lane);
-
+        named_barrier(1 + group, GROUP_THREADS);       // the tile's buffer is free, the last tile's sums are read
+        load_step(step + 1);
         bool row_is_whole = step % SLABS == SLABS - 1;
         if (row_is_whole)
         {
@@ -285,10 +286,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
                 }
             }
         }
-        named_barrier(1 + group, GROUP_THREADS);   // maxima are there, the tile's buffer is free
-        load_step(step + 1);
         if (row_is_whole)
         {
+            named_barrier(1 + group, GROUP_THREADS);   // maxima are there
             float row_sums[M_TILES][2];
 #pragma unroll
             for (i32 i = 0; i < M_TILES; i++)

@@ -20,6 +20,6 @@
 
 typedef Attention<1, (GROUP < ROWS ? GROUP : ROWS)> Decode;
 
-extern "C" __global__ void __launch_bounds__(THREADS) decode_attention(const __grid_constant__ AttentionParams p) { Decode::run(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) decode_attention(const __grid_constant__ AttentionParams p) { Decode::run(p); }
 
 extern "C" __global__ void __launch_bounds__(MERGE_THREADS) decode_merge(const __grid_constant__ AttentionParams p) { merge_splits(p); }

@@ -7,7 +7,7 @@
 #include "sketch.cuh"
 
 constexpr i32 BLOCKS = K_TILES * (K_TILES + 1) / 2;
-constexpr i32 BLOCK_WARPS = BLOCKS <= 4 ? 1 : BLOCKS <= 8 ? 2 : BLOCKS <= 16 ? 4 : 8, TOKEN_WARPS = WARPS / BLOCK_WARPS;
+constexpr i32 BLOCK_WARPS = BLOCKS <= 4 ? 1 : BLOCKS <= 8 ? 2 : BLOCKS <= 16 ? 4 : WARPS, TOKEN_WARPS = WARPS / BLOCK_WARPS;
 constexpr i32 BLOCKS_PER_WARP = ceil_div(BLOCKS, BLOCK_WARPS);
 
 constexpr i32 TRIANGLE = K * (K + 1) / 2;   // packed by rows: element (r, c), c <= r, is at r·(r + 1) / 2 + c
@@ -36,8 +36,8 @@ template <i32 Tokens> __device__ __forceinline__ void store_sketch(u32 x_at, con
         }
 }
 
-// Adds a warp's lanes' columns of X to `sums`: columns 16·i + lane / 4, + 8. Returns whether they are finite.
-__device__ __forceinline__ bool add_columns(float (&sums)[K_TILES][2], const f32x4 (&x)[K_TILES][N_TILES])
+// Adds the columns of a warp's tokens to its K floats at `parts_at`, or starts them. Returns whether they are finite.
+__device__ __forceinline__ bool add_columns(u32 parts_at, const f32x4 (&x)[K_TILES][N_TILES], bool start, i32 lane)
 {
     bool finite = true;
 #pragma unroll
@@ -50,9 +50,18 @@ __device__ __forceinline__ bool add_columns(float (&sums)[K_TILES][2], const f32
             top += x[i][n].x + x[i][n].y;
             bottom += x[i][n].z + x[i][n].w;
         }
+        for (i32 mask = 1; mask <= 2; mask *= 2)
+        {
+            top += __shfl_xor_sync(0xffffffff, top, mask);
+            bottom += __shfl_xor_sync(0xffffffff, bottom, mask);
+        }
         finite &= is_finite(top) & is_finite(bottom);
-        sums[i][0] += top;
-        sums[i][1] += bottom;
+        u32 at = parts_at + (i * 16 + lane / 4) * 4;
+        if (lane % 4 == 0)
+        {
+            store_shared_f32(at, start ? top : load_shared_f32(at) + top);
+            store_shared_f32(at + 32, start ? bottom : load_shared_f32(at + 32) + bottom);
+        }
     }
     return finite;
 }
@@ -99,21 +108,11 @@ template <i32 Tokens> __device__ __forceinline__ void add_gram(GramBlocks& gram,
     }
 }
 
-// Sums the warps' blocks into a packed triangle and their columns into K floats, in warp order, and meets at a barrier. Shared memory: TRIANGLE floats at
-// gram_at, K floats at sums_at, WARPS·K floats of scratch at parts_at, none of them in use.
-__device__ __forceinline__ void meet_gram(u32 gram_at, u32 sums_at, u32 parts_at, const GramBlocks& gram, float (&sums)[K_TILES][2], i32 thread)
+// Sums the warps' blocks into a packed triangle, and the columns of the first `warps` of them into K floats, in warp order; ends with a barrier. Shared memory:
+// TRIANGLE floats at gram_at and K floats at sums_at, neither in use; the warps' columns at parts_at.
+__device__ __forceinline__ void meet_gram(u32 gram_at, u32 sums_at, u32 parts_at, const GramBlocks& gram, i32 warps, i32 thread)
 {
     i32 warp = thread / 32, lane = thread % 32, quad = lane % 4;
-#pragma unroll
-    for (i32 i = 0; i < K_TILES; i++)
-#pragma unroll
-        for (i32 half = 0; half < 2; half++)
-        {
-            sums[i][half] += __shfl_xor_sync(0xffffffff, sums[i][half], 1);
-            sums[i][half] += __shfl_xor_sync(0xffffffff, sums[i][half], 2);
-            if (quad == 0)
-                store_shared_f32(parts_at + (warp * K + i * 16 + half * 8 + lane / 4) * 4, sums[i][half]);
-        }
     for (i32 turn = 0; turn < TOKEN_WARPS; turn++)
     {
         if (warp / BLOCK_WARPS == turn)
@@ -144,7 +143,7 @@ __device__ __forceinline__ void meet_gram(u32 gram_at, u32 sums_at, u32 parts_at
     for (i32 c = thread; c < K; c += THREADS)
     {
         float sum = 0;
-        for (i32 w = 0; w < WARPS; w++)
+        for (i32 w = 0; w < warps; w++)
             sum += load_shared_f32(parts_at + (w * K + c) * 4);
         store_shared_f32(sums_at + c * 4, sum);
     }
