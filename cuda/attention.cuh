@@ -3,7 +3,7 @@
 // A query row is a (query token, query head of the group); rows of one KV head share its keys: row r of sequence b is token r / G, head r % G. A tile of rows meets a split
 // of keys in one block. Its warps form teams that share a ring of key and value slots filled by cp.async; a warp multiplies ROWS query rows with 16 keys at a time:
 //   bf16, fp16   mma with the rows as its 16 (unused rows cost nothing: memory bounds this); weights enter P·V as high + low parts, two mma, so that they keep
-//                16 bits and more: relative error below 2e-5, where weights rounded once would give 1e-3
+//                16 bits and more: relative error below 1e-5, where weights rounded once would give 1e-3
 //   fp32         FMA, 8 rows; a lane takes a key and half of D for the logits, four columns and more of every value for the sum
 // Partial results (maximum, sum, weighted values) of teams meet in shared memory in team order; those of splits in a second kernel, in split order.
 // Logits are kept in base 2: scale and soft cap arrive multiplied by log2(e).
@@ -37,7 +37,7 @@ constexpr i32 WARPS = ROW_BYTES <= 256 ? 4 : ROW_BYTES <= 512 ? 2 : 1, THREADS =
 constexpr i32 ROWS = IS_F32 ? 8 : 16, TILE_KEYS = 16;
 // Keys of a split: a sequence with few query rows is split, so that one long sequence fills the device; one with many has rows enough.
 constexpr i32 SPLIT_KEYS = 512, SPLIT_ROWS = 64;
-constexpr float NEGATIVE_INFINITY = -__builtin_inff();
+__device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000); }
 
 template <i32 Team, i32 TileRows> struct AttentionShape
 {
@@ -158,7 +158,7 @@ struct WarpRows
             values[n] = {0, 0, 0, 0};
         for (i32 i = 0; i < 2; i++)
         {
-            maximum[i] = NEGATIVE_INFINITY;
+            maximum[i] = minus_infinity();
             sum[i] = 0;
             sights[i] = sight_of(p, item, first_row + threadIdx.x % 32 / 4 + 8 * i);
         }
@@ -178,7 +178,6 @@ struct WarpRows
             mma(s[1], a, {b.z, b.w});
         }
         float x[2][4] = {{s[0].x, s[0].y, s[1].x, s[1].y}, {s[0].z, s[0].w, s[1].z, s[1].w}};
-        bool moved = false;
         float shrink[2];
 #pragma unroll
         for (i32 i = 0; i < 2; i++)
@@ -189,13 +188,12 @@ struct WarpRows
             {
                 i32 column = lane % 4 * 2 + j % 2 + j / 2 * 8, slot = first_slot + column;
                 bool seen = slot < end_slot && slot < sights[i].limit && (p.window == 0 || (i32)load_shared(positions + column * 4) > sights[i].oldest);
-                x[i][j] = seen ? logit_of(p, x[i][j]) : NEGATIVE_INFINITY;
+                x[i][j] = seen ? logit_of(p, x[i][j]) : minus_infinity();
                 largest = fmaxf(largest, x[i][j]);
             }
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
-            moved |= largest > maximum[i];
-            float origin = largest == NEGATIVE_INFINITY ? 0 : largest;
+            float origin = largest == minus_infinity() ? 0 : largest;
             shrink[i] = exp2_approx(maximum[i] - origin);
             maximum[i] = largest;
             sum[i] *= shrink[i];
@@ -206,22 +204,14 @@ struct WarpRows
                 sum[i] += x[i][j];
             }
         }
-        if (__any_sync(0xffffffff, moved))
-        {
-#pragma unroll
-            for (i32 n = 0; n < DIM / 8; n++)
-                values[n] = {values[n].x * shrink[0], values[n].y * shrink[0], values[n].z * shrink[1], values[n].w * shrink[1]};
-        }
         u32x4 high = {pack(x[0][0], x[0][1]), pack(x[1][0], x[1][1]), pack(x[0][2], x[0][3]), pack(x[1][2], x[1][3])};
         u32x4 low = {rest(high.x, x[0][0], x[0][1]), rest(high.y, x[1][0], x[1][1]), rest(high.z, x[0][2], x[0][3]), rest(high.w, x[1][2], x[1][3])};
 #pragma unroll
         for (i32 n = 0; n < DIM / 16; n++)
         {
             u32x4 v = ldmatrix_x4_trans(value_rows + unit_at(first_key + lane % 16, 2 * n + lane / 16));
-            mma(values[2 * n], high, {v.x, v.y});
-            mma(values[2 * n + 1], high, {v.z, v.w});
-            mma(values[2 * n], low, {v.x, v.y});
-            mma(values[2 * n + 1], low, {v.z, v.w});
+            add(values[2 * n], shrink, low, high, {v.x, v.y});
+            add(values[2 * n + 1], shrink, low, high, {v.z, v.w});
         }
     }
 
@@ -247,6 +237,14 @@ struct WarpRows
     }
 
 private:
+    // mma truncates: summed over many keys in its accumulator, values would lose 2^-24 a step. Each tile has its own; float32 adds them, rounded.
+    __device__ __forceinline__ static void add(f32x4& values, const float (&shrink)[2], u32x4 low, u32x4 high, u32x2 v)
+    {
+        f32x4 tile = {0, 0, 0, 0};
+        mma(tile, low, v);
+        mma(tile, high, v);
+        values = {fmaf(values.x, shrink[0], tile.x), fmaf(values.y, shrink[0], tile.y), fmaf(values.z, shrink[1], tile.z), fmaf(values.w, shrink[1], tile.w)};
+    }
     __device__ __forceinline__ static u32 rest(u32 high, float low_half, float high_half)
     {
         f32x2 rounded = unpack(high);
@@ -272,7 +270,7 @@ struct WarpRows
 #pragma unroll
             for (i32 c = 0; c < COLUMNS; c++)
                 values[r][c] = {0, 0, 0, 0};
-            maximum[r] = NEGATIVE_INFINITY;
+            maximum[r] = minus_infinity();
             sum[r] = 0;
             sights[r] = sight_of(p, item, first_row + r);
         }
@@ -303,14 +301,14 @@ struct WarpRows
         {
             x[r] += __shfl_xor_sync(0xffffffff, x[r], 16);
             bool seen = slot < end_slot && slot < sights[r].limit && position > sights[r].oldest;
-            x[r] = seen ? logit_of(p, x[r]) : NEGATIVE_INFINITY;
+            x[r] = seen ? logit_of(p, x[r]) : minus_infinity();
             float largest = x[r];
 #pragma unroll
             for (i32 step = 8; step > 0; step /= 2)
                 largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, step));
             largest = fmaxf(largest, maximum[r]);
             moved |= largest > maximum[r];
-            float origin = largest == NEGATIVE_INFINITY ? 0 : largest;
+            float origin = largest == minus_infinity() ? 0 : largest;
             shrink[r] = exp2_approx(maximum[r] - origin);
             maximum[r] = largest;
             x[r] = exp2_approx(x[r] - origin);
@@ -369,14 +367,14 @@ struct WarpRows
 // The result of a query row: values / sum, and the log-sum-exp; 0 and -inf where it sees nothing.
 __device__ __forceinline__ void write_row(const AttentionParams& p, i64 query_row, i32 query_head, i32 column, f32x4 values, float maximum, float sum)
 {
-    float sink = p.sinks ? ((const float*)p.sinks)[query_head] * 1.442695041f : NEGATIVE_INFINITY, top = fmaxf(maximum, sink);
-    float origin = top == NEGATIVE_INFINITY ? 0 : top, shrink = exp2_approx(maximum - origin);
+    float sink = p.sinks ? ((const float*)p.sinks)[query_head] * 1.442695041f : minus_infinity(), top = fmaxf(maximum, sink);
+    float origin = top == minus_infinity() ? 0 : top, shrink = exp2_approx(maximum - origin);
     sum = sum * shrink + exp2_approx(sink - origin);
     float inverse = sum > 0 ? shrink / sum : 0;
     f32x4 result = {values.x * inverse, values.y * inverse, values.z * inverse, values.w * inverse};
     *(f32x4*)((float*)p.output + query_row * DIM + column) = result;
     if (column == 0 && p.log_sum_exp)
-        ((float*)p.log_sum_exp)[query_row] = sum > 0 ? (origin + log2_approx(sum)) * 0.6931471806f : NEGATIVE_INFINITY;
+        ((float*)p.log_sum_exp)[query_row] = sum > 0 ? (origin + log2_approx(sum)) * 0.6931471806f : minus_infinity();
 }
 
 template <i32 Team, i32 TileRows> struct Attention
@@ -510,11 +508,11 @@ template <i32 Team, i32 TileRows> struct Attention
         {
             i32 row = i / (DIM / 4), column = (i - row * (DIM / 4)) * 4;
             f32x4 values = {0, 0, 0, 0};
-            float maximum = NEGATIVE_INFINITY, sum = 0;
+            float maximum = minus_infinity(), sum = 0;
 #pragma unroll
             for (i32 team = 0; team < Shape::TEAMS; team++)
                 maximum = fmaxf(maximum, load_shared_f32(shared_base() + Shape::SUMS + (team * TileRows + row) * 8));
-            float origin = maximum == NEGATIVE_INFINITY ? 0 : maximum;
+            float origin = maximum == minus_infinity() ? 0 : maximum;
 #pragma unroll
             for (i32 team = 0; team < Shape::TEAMS; team++)
             {
@@ -562,13 +560,13 @@ __device__ __forceinline__ void merge_splits(const AttentionParams& p)
         return;
     i64 first = partial_row(p, b, token - start, query_head) * p.most_splits;
     const f32x2* sums = (const f32x2*)p.partial_sums + first;
-    float maximum = NEGATIVE_INFINITY;
+    float maximum = minus_infinity();
     for (i32 s = lane; s < splits; s += 32)
         maximum = fmaxf(maximum, sums[s].x);
 #pragma unroll
     for (i32 step = 16; step > 0; step /= 2)
         maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, step));
-    float origin = maximum == NEGATIVE_INFINITY ? 0 : maximum;
+    float origin = maximum == minus_infinity() ? 0 : maximum;
     for (i32 column = lane * 4; column < DIM; column += 128)
     {
         f32x4 values = {0, 0, 0, 0};

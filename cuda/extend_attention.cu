@@ -15,6 +15,6 @@
 
 typedef Attention<WARPS, WARPS * ROWS> Extend;
 
-extern "C" __global__ void __launch_bounds__(THREADS) extend_attention(const __grid_constant__ AttentionParams p) { Extend::run(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 2) extend_attention(const __grid_constant__ AttentionParams p) { Extend::run(p); }
 
 extern "C" __global__ void __launch_bounds__(MERGE_THREADS) extend_merge(const __grid_constant__ AttentionParams p) { merge_splits(p); }

@@ -128,6 +128,7 @@ __device__ __forceinline__ bool leave_partial(const FuseTerm& term, const FuseUn
         if (last)
             *counter = 0;
     }
+    __syncwarp();   // what lane 0 has acquired, all lanes may read
     return __shfl_sync(0xffffffff, last, 0) != 0;
 }
 

@@ -102,7 +102,7 @@ __device__ __forceinline__ u32 warp_inclusive_sum(u32 x)
     for (i32 step = 1; step < 32; step *= 2)
     {
         u32 below = __shfl_up_sync(0xffffffff, x, step);
-        x += (threadIdx.x & 31) >= step ? below : 0;
+        x += (i32)(threadIdx.x % 32) >= step ? below : 0;
     }
     return x;
 }

@@ -4,16 +4,8 @@
 // In flight an SM: 2048 threads with a load of 16 bytes each: 32 KB, what latency needs.
 //
 // value_norms   grid: ceil(N·Hkv / 16)   threads: 256   shared: 0   workspace: none
-#include "ptx.cuh"
+#include "element.cuh"
 #include "tensor.cuh"
-
-#if COMPACTOR_ELEMENT == COMPACTOR_F32
-typedef f32 Element;
-#elif COMPACTOR_ELEMENT == COMPACTOR_F16
-typedef f16 Element;
-#else
-typedef bf16 Element;
-#endif
 
 struct ValueNormsParams
 {

@@ -14,7 +14,7 @@ namespace Compactor.Gpu.Tests.Simt;
 /// </summary>
 internal static partial class SimtCompiler
 {
-    private const string Common = "-std=c++17 -g -march=native -ffp-contract=off -fPIC -shared -Wall -Wextra -Wno-psabi";
+    private const string Common = "-std=c++17 -gdwarf-4 -march=native -ffp-contract=off -fPIC -Wall -Wextra -Wno-psabi";
 
     // As tests/simt/CMakeLists.txt compiles device code.
     private const string Device = "-O1 -fno-tree-vectorize -fno-tree-slp-vectorize -fsanitize=thread --param=tsan-instrument-func-entry-exit=0";
@@ -45,7 +45,9 @@ internal static partial class SimtCompiler
             foreach (var (name, content) in files)
                 File.WriteAllText(Path.Combine(folder, name), content);
             Run("g++", [.. arguments.Split(' ', StringSplitOptions.RemoveEmptyEntries), "-include", Path.Combine(s_emulator, "simt.hpp"), "-I", folder, "-I", s_emulator,
-                "unit.cpp", Runtime, "-Wl,-rpath," + Path.GetDirectoryName(Runtime), "-o", library], folder);
+                "-c", "unit.cpp", "-o", "unit.o"], folder);
+            // Linked apart, so that the calls go to the emulator's functions and not to the sanitizer's library.
+            Run("g++", ["-shared", "unit.o", Runtime, "-Wl,-rpath," + Path.GetDirectoryName(Runtime), "-o", library], folder);
         });
     }
 
@@ -62,7 +64,7 @@ internal static partial class SimtCompiler
         return Make(Path.Combine(s_cache, $"runtime-{key}"), "libsimt.so", (folder, library) =>
         {
             File.WriteAllText(Path.Combine(folder, "types.cuh"), types);
-            Run("g++", [.. Common.Split(' '), "-O3", "-I", folder, .. sources, "-Wl,-soname,libsimt.so", "-ldl", "-o", library], folder);
+            Run("g++", [.. Common.Split(' '), "-O3", "-shared", "-I", folder, .. sources, "-Wl,-soname,libsimt.so", "-ldl", "-o", library], folder);
         });
     }
 
