@@ -62,13 +62,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) leverage_apply
                 }
         }
         float o[N_TILES / 2][2] = {};
-#pragma unroll
+#pragma unroll 1
         for (i32 n = 0; n < 2 * K_TILES; n++)
         {
             f32x4 y[N_TILES / 2] = {};
 #pragma unroll
-            for (i32 i = 0; i <= n / 2; i++)
+            for (i32 i = 0; i < K_TILES; i++)
             {
+                if (i > n / 2)
+                    break;
                 const u8* fragment = factors + ((n * K_TILES + i) * 96 + lane) * 8;
 #pragma unroll
                 for (i32 part = 2; part >= 0; part--)
