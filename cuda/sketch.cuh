@@ -60,7 +60,7 @@ struct KeyRow
     const float* rotation;
 };
 
-__device__ __forceinline__ KeyRow key_row(const Keys& keys, const Place& place, i32 start, i32 token)
+__device__ __forceinline__ KeyRow key_row(const Keys& keys, const Place& place, [[maybe_unused]] i32 start, i32 token)
 {
 #if COMPACTOR_PAGED
     i32 block = ((const i32*)keys.tables.tables)[(i64)place.sequence * keys.tables.row_stride + token / COMPACTOR_BLOCK_SIZE];
@@ -75,7 +75,7 @@ __device__ __forceinline__ KeyRow key_row(const Keys& keys, const Place& place, 
 }
 
 // Element d of a row, before its rotation.
-__device__ inline float key_element(const KeyRow& row, i32 d, i32 rotary_dim)
+__device__ inline float key_element(const KeyRow& row, i32 d, [[maybe_unused]] i32 rotary_dim)
 {
     const Element* x = (const Element*)row.bytes;
     float own = to_f32(x[d]);
@@ -141,7 +141,7 @@ __device__ __forceinline__ Piece load_piece(const KeyRow& row, i32 piece, i32 qu
 }
 
 // Elements 4·part to 4·part + 3 of a piece as float32.
-__device__ __forceinline__ f32x4 piece_values(const Piece& piece, i32 part)
+__device__ __forceinline__ f32x4 piece_values(const Piece& piece, [[maybe_unused]] i32 part)
 {
 #if COMPACTOR_ELEMENT == COMPACTOR_F32
     return {__uint_as_float(piece.words[0]), __uint_as_float(piece.words[1]), __uint_as_float(piece.words[2]), __uint_as_float(piece.words[3])};
