@@ -3,7 +3,7 @@
 // A query row is a (query token, query head of the group); rows of one KV head share its keys: row r of sequence b is token r / G, head r % G. A tile of rows meets a split
 // of keys in one block. Its warps form teams that share a ring of key and value slots filled by cp.async; a warp multiplies ROWS query rows with 16 keys at a time:
 //   bf16, fp16   mma with the rows as its 16 (unused rows cost nothing: memory bounds this); weights enter P·V as high + low parts, two mma, so that they keep
-//                16 bits and more: relative error below 2e-5, where weights rounded once would give 1e-3
+//                16 bits and more: relative error below 1e-5, where weights rounded once would give 1e-3
 //   fp32         FMA, 8 rows; a lane takes a key and half of D for the logits, four columns and more of every value for the sum
 // Partial results (maximum, sum, weighted values) of teams meet in shared memory in team order; those of splits in a second kernel, in split order.
 // Logits are kept in base 2: scale and soft cap arrive multiplied by log2(e).
@@ -178,7 +178,6 @@ struct WarpRows
             mma(s[1], a, {b.z, b.w});
         }
         float x[2][4] = {{s[0].x, s[0].y, s[1].x, s[1].y}, {s[0].z, s[0].w, s[1].z, s[1].w}};
-        bool moved = false;
         float shrink[2];
 #pragma unroll
         for (i32 i = 0; i < 2; i++)
@@ -194,7 +193,6 @@ struct WarpRows
             }
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
-            moved |= largest > maximum[i];
             float origin = largest == minus_infinity() ? 0 : largest;
             shrink[i] = exp2_approx(maximum[i] - origin);
             maximum[i] = largest;
@@ -206,22 +204,14 @@ struct WarpRows
                 sum[i] += x[i][j];
             }
         }
-        if (__any_sync(0xffffffff, moved))
-        {
-#pragma unroll
-            for (i32 n = 0; n < DIM / 8; n++)
-                values[n] = {values[n].x * shrink[0], values[n].y * shrink[0], values[n].z * shrink[1], values[n].w * shrink[1]};
-        }
         u32x4 high = {pack(x[0][0], x[0][1]), pack(x[1][0], x[1][1]), pack(x[0][2], x[0][3]), pack(x[1][2], x[1][3])};
         u32x4 low = {rest(high.x, x[0][0], x[0][1]), rest(high.y, x[1][0], x[1][1]), rest(high.z, x[0][2], x[0][3]), rest(high.w, x[1][2], x[1][3])};
 #pragma unroll
         for (i32 n = 0; n < DIM / 16; n++)
         {
             u32x4 v = ldmatrix_x4_trans(value_rows + unit_at(first_key + lane % 16, 2 * n + lane / 16));
-            mma(values[2 * n], high, {v.x, v.y});
-            mma(values[2 * n + 1], high, {v.z, v.w});
-            mma(values[2 * n], low, {v.x, v.y});
-            mma(values[2 * n + 1], low, {v.z, v.w});
+            add(values[2 * n], shrink, low, high, {v.x, v.y});
+            add(values[2 * n + 1], shrink, low, high, {v.z, v.w});
         }
     }
 
@@ -247,6 +237,14 @@ struct WarpRows
     }
 
 private:
+    // mma truncates: summed over many keys in its accumulator, values would lose 2^-24 a step. Each tile has its own; float32 adds them, rounded.
+    __device__ __forceinline__ static void add(f32x4& values, const float (&shrink)[2], u32x4 low, u32x4 high, u32x2 v)
+    {
+        f32x4 tile = {0, 0, 0, 0};
+        mma(tile, low, v);
+        mma(tile, high, v);
+        values = {fmaf(values.x, shrink[0], tile.x), fmaf(values.y, shrink[0], tile.y), fmaf(values.z, shrink[1], tile.z), fmaf(values.w, shrink[1], tile.w)};
+    }
     __device__ __forceinline__ static u32 rest(u32 high, float low_half, float high_half)
     {
         f32x2 rounded = unpack(high);

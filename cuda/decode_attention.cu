@@ -8,7 +8,7 @@
 // for a block barrier while it reads. In flight an SM: 2 blocks x 4 warps x 2 steps x 8 KB = 128 KB (bandwidth x latency asks for 33 KB).
 // Work of the tensor cores a step: 16 + 32 mma for 16 keys, 3 mma a key, while memory gives a key every 27 clocks.
 // Lengths are read on the device: the grid is fixed, blocks take every gridDim-th split in row order, and splits depend on their own head's length alone.
-// Accuracy: 2e-5 relative L2 of the float64 reference over the same inputs.
+// Accuracy: 1e-5 relative L2 of the float64 reference over the same inputs (1 to 2e-6 measured on the emulator, whose mma truncates at every product).
 //
 // decode_attention   grid: SMs·blocks an SM (not more than B·Hkv·ceil(G / rows)·most_splits)   threads: 32·WARPS   shared: AttentionShape<1, TileRows>::SHARED_BYTES
 // decode_merge       grid: ceil(B·Hq / 4)   threads: 128   shared: 0
