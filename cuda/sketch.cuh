@@ -119,11 +119,15 @@ __device__ __forceinline__ float center_of(const Keys& keys, const Place& place,
 {
     if (!keys.center)
         return 0;
-    i32 rows = chunk.count < CENTER_ROWS ? chunk.count : CENTER_ROWS;
     float sum = 0;
-    for (i32 i = 0; i < rows; i++)
-        sum += key_element(key_row(keys, place, chunk.start, chunk.token + (i32)((i64)i * chunk.count / rows)), d, keys.rotary_dim);
-    return sum / rows;
+#pragma unroll 8
+    for (i32 i = 0; i < CENTER_ROWS; i++)
+    {
+        i32 token = chunk.count < CENTER_ROWS ? i : (i32)((i64)i * chunk.count / CENTER_ROWS);
+        if (token < chunk.count)
+            sum += key_element(key_row(keys, place, chunk.start, chunk.token + token), d, keys.rotary_dim);
+    }
+    return sum / (chunk.count < CENTER_ROWS ? chunk.count : CENTER_ROWS);
 }
 
 struct Piece { u32 words[4]; };   // two of them where a piece has 8 bytes
