@@ -1,4 +1,5 @@
-// G = X^T·X from a tile of X in shared memory, by bf16 mma on high and low parts: high·high + high·low + low·high, to 2^-17.
+// G = X^T·X from a tile of X in shared memory, by bf16 mma on the high and low parts of X. All four products are taken: G is then the Gram matrix of the same X that
+// the solve uses, and positive. Without low·low it would be short by more than the smallest ridge.
 //
 // The tile is X^T in 8 x 8 matrices of 128 bytes, [part][k / 8][tokens / 8], a matrix's row being a sketch column: as mma accumulators hold it, stored
 // without conflicts, and read by ldmatrix as either operand of the Gram product, or transposed for the solve.
@@ -7,7 +8,7 @@
 #include "sketch.cuh"
 
 constexpr i32 BLOCKS = K_TILES * (K_TILES + 1) / 2;
-constexpr i32 BLOCK_WARPS = BLOCKS <= 4 ? 1 : BLOCKS <= 8 ? 2 : BLOCKS <= 16 ? 4 : 8, TOKEN_WARPS = WARPS / BLOCK_WARPS;
+constexpr i32 BLOCK_WARPS = BLOCKS <= 4 ? 1 : BLOCKS <= 8 ? 2 : BLOCKS <= 16 ? 4 : WARPS, TOKEN_WARPS = WARPS / BLOCK_WARPS;
 constexpr i32 BLOCKS_PER_WARP = ceil_div(BLOCKS, BLOCK_WARPS);
 
 constexpr i32 TRIANGLE = K * (K + 1) / 2;   // packed by rows: element (r, c), c <= r, is at r·(r + 1) / 2 + c
@@ -36,8 +37,8 @@ template <i32 Tokens> __device__ __forceinline__ void store_sketch(u32 x_at, con
         }
 }
 
-// Adds a warp's lanes' columns of X to `sums`: columns 16·i + lane / 4, + 8. Returns whether they are finite.
-__device__ __forceinline__ bool add_columns(float (&sums)[K_TILES][2], const f32x4 (&x)[K_TILES][N_TILES])
+// Adds the columns of a warp's tokens to its K floats at `parts_at`, or starts them. Returns whether they are finite.
+__device__ __forceinline__ bool add_columns(u32 parts_at, const f32x4 (&x)[K_TILES][N_TILES], bool start, i32 lane)
 {
     bool finite = true;
 #pragma unroll
@@ -50,9 +51,18 @@ __device__ __forceinline__ bool add_columns(float (&sums)[K_TILES][2], const f32
             top += x[i][n].x + x[i][n].y;
             bottom += x[i][n].z + x[i][n].w;
         }
+        for (i32 mask = 1; mask <= 2; mask *= 2)
+        {
+            top += __shfl_xor_sync(0xffffffff, top, mask);
+            bottom += __shfl_xor_sync(0xffffffff, bottom, mask);
+        }
         finite &= is_finite(top) & is_finite(bottom);
-        sums[i][0] += top;
-        sums[i][1] += bottom;
+        u32 at = parts_at + (i * 16 + lane / 4) * 4;
+        if (lane % 4 == 0)
+        {
+            store_shared_f32(at, start ? top : load_shared_f32(at) + top);
+            store_shared_f32(at + 32, start ? bottom : load_shared_f32(at + 32) + bottom);
+        }
     }
     return finite;
 }
@@ -65,6 +75,8 @@ __device__ __forceinline__ BlockIndex block_index(i32 block)
         row++;
     return {row, block - triangle_row(row)};
 }
+
+__device__ __forceinline__ void add(f32x4& sum, f32x4 x) { sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w}; }
 
 // Adds 16·token_steps tokens of the tile.
 template <i32 Tokens> __device__ __forceinline__ void add_gram(GramBlocks& gram, u32 x_at, i32 token_steps, i32 warp, i32 lane)
@@ -89,31 +101,27 @@ template <i32 Tokens> __device__ __forceinline__ void add_gram(GramBlocks& gram,
                 b = ldmatrix_x4(column_at + tokens);
                 b_low = ldmatrix_x4(column_at + tokens + matrix_offset<Tokens>(1, 0, 0));
             }
-            mma_bf16(gram[slot][0], low, {b.x, b.z});
-            mma_bf16(gram[slot][1], low, {b.y, b.w});
-            mma_bf16(gram[slot][0], high, {b_low.x, b_low.z});
-            mma_bf16(gram[slot][1], high, {b_low.y, b_low.w});
-            mma_bf16(gram[slot][0], high, {b.x, b.z});
-            mma_bf16(gram[slot][1], high, {b.y, b.w});
+            // Small products first, and a fresh sum every step: the tensor cores cut what they add, float32 additions round.
+            f32x4 left = {0, 0, 0, 0}, right = {0, 0, 0, 0};
+            mma_bf16(left, low, {b_low.x, b_low.z});
+            mma_bf16(right, low, {b_low.y, b_low.w});
+            mma_bf16(left, low, {b.x, b.z});
+            mma_bf16(right, low, {b.y, b.w});
+            mma_bf16(left, high, {b_low.x, b_low.z});
+            mma_bf16(right, high, {b_low.y, b_low.w});
+            mma_bf16(left, high, {b.x, b.z});
+            mma_bf16(right, high, {b.y, b.w});
+            add(gram[slot][0], left);
+            add(gram[slot][1], right);
         }
     }
 }
 
-// Sums the warps' blocks into a packed triangle and their columns into K floats, in warp order, and meets at a barrier. Shared memory: TRIANGLE floats at
-// gram_at, K floats at sums_at, WARPS·K floats of scratch at parts_at, none of them in use.
-__device__ __forceinline__ void meet_gram(u32 gram_at, u32 sums_at, u32 parts_at, const GramBlocks& gram, float (&sums)[K_TILES][2], i32 thread)
+// Sums the warps' blocks into a packed triangle, and the columns of the first `warps` of them into K floats, in warp order; ends with a barrier. Shared memory:
+// TRIANGLE floats at gram_at and K floats at sums_at, neither in use; the warps' columns at parts_at.
+__device__ __forceinline__ void meet_gram(u32 gram_at, u32 sums_at, u32 parts_at, const GramBlocks& gram, i32 warps, i32 thread)
 {
     i32 warp = thread / 32, lane = thread % 32, quad = lane % 4;
-#pragma unroll
-    for (i32 i = 0; i < K_TILES; i++)
-#pragma unroll
-        for (i32 half = 0; half < 2; half++)
-        {
-            sums[i][half] += __shfl_xor_sync(0xffffffff, sums[i][half], 1);
-            sums[i][half] += __shfl_xor_sync(0xffffffff, sums[i][half], 2);
-            if (quad == 0)
-                store_shared_f32(parts_at + (warp * K + i * 16 + half * 8 + lane / 4) * 4, sums[i][half]);
-        }
     for (i32 turn = 0; turn < TOKEN_WARPS; turn++)
     {
         if (warp / BLOCK_WARPS == turn)
@@ -144,7 +152,7 @@ __device__ __forceinline__ void meet_gram(u32 gram_at, u32 sums_at, u32 parts_at
     for (i32 c = thread; c < K; c += THREADS)
     {
         float sum = 0;
-        for (i32 w = 0; w < WARPS; w++)
+        for (i32 w = 0; w < warps; w++)
             sum += load_shared_f32(parts_at + (w * K + c) * 4);
         store_shared_f32(sums_at + c * 4, sum);
     }

@@ -5,6 +5,7 @@
 // Keys need no shared memory, no ldmatrix and no barrier. Centred keys have up to 16 significant bits: high and low bf16 parts, two products.
 // The same registers serve as either operand: with Phi first the accumulators are X^T (both operands of the Gram product), with keys first they are X
 // (the first operand of the solve).
+// The including file defines WARPS, the warps of its blocks.
 #pragma once
 #include "tensor.cuh"
 #include "element.cuh"
@@ -13,7 +14,7 @@
 
 constexpr i32 D = COMPACTOR_HEAD_DIM, K = COMPACTOR_SKETCH_DIM;
 constexpr i32 STEPS = D / 16, K_TILES = K / 16;
-constexpr i32 WARPS = 8, THREADS = 32 * WARPS;
+constexpr i32 THREADS = 32 * WARPS;
 
 // Tiles of 8 tokens a warp sketches at once, so that a fragment of Phi is read once for all: 4·K_TILES·N_TILES accumulators a thread.
 constexpr i32 N_TILES = K <= 64 ? 4 : 2, WARP_TOKENS = 8 * N_TILES;
@@ -21,8 +22,7 @@ constexpr i32 N_TILES = K <= 64 ? 4 : 2, WARP_TOKENS = 8 * N_TILES;
 // Elements a lane loads at once.
 constexpr i32 PIECE = !IS_F32 && D % 32 == 0 && COMPACTOR_ROTARY == 0 ? 8 : 4, PIECES = D / (4 * PIECE);
 
-// Phi's fragments are kept in shared memory up to this size, and read through the L1 cache beyond.
-constexpr i32 PHI_BYTES = D * K * 2 <= 32768 ? D * K * 2 : 0, CENTER_BYTES = D * 4;
+constexpr i32 PHI_BYTES = D * K * 2, CENTER_BYTES = D * 4, COLUMN_PARTS_BYTES = WARPS * K * 4;   // of shared memory
 
 // Keys [N, Hkv, D], or slots of a paged cache, whose (sequence, head) rows count as sequences of one head.
 struct Keys
@@ -41,7 +41,7 @@ struct Keys
 struct Place
 {
     i32 sequence, head;         // of the tables or tensor: head is 0 where paged
-    i32 named_head, named_start;// what a status names
+    Named named;
     const u8* phi;
 };
 
@@ -51,9 +51,7 @@ __device__ __forceinline__ Place place_of(const Keys& keys, u64 cu_seqlens, i32 
 {
     i32 row = sequence * heads_of(keys) + head;
     const u8* phi = (const u8*)keys.phi + (keys.phi_per_head ? (i64)row * (K * D * 2) : 0);
-    i32 named_head = row % keys.kv_heads;
-    i32 named_start = ((const i32*)cu_seqlens)[COMPACTOR_PAGED ? sequence - named_head : sequence];
-    return {sequence, head, named_head, named_start, phi};
+    return {sequence, head, name_of(cu_seqlens, sequence, head, keys.kv_heads, COMPACTOR_PAGED), phi};
 }
 
 struct KeyRow
@@ -62,7 +60,7 @@ struct KeyRow
     const float* rotation;
 };
 
-__device__ __forceinline__ KeyRow key_row(const Keys& keys, const Place& place, i32 start, i32 token)
+__device__ __forceinline__ KeyRow key_row(const Keys& keys, const Place& place, [[maybe_unused]] i32 start, i32 token)
 {
 #if COMPACTOR_PAGED
     i32 block = ((const i32*)keys.tables.tables)[(i64)place.sequence * keys.tables.row_stride + token / COMPACTOR_BLOCK_SIZE];
@@ -77,7 +75,7 @@ __device__ __forceinline__ KeyRow key_row(const Keys& keys, const Place& place, 
 }
 
 // Element d of a row, before its rotation.
-__device__ inline float key_element(const KeyRow& row, i32 d, i32 rotary_dim)
+__device__ inline float key_element(const KeyRow& row, i32 d, [[maybe_unused]] i32 rotary_dim)
 {
     const Element* x = (const Element*)row.bytes;
     float own = to_f32(x[d]);
@@ -109,16 +107,10 @@ __device__ __forceinline__ u32x4 gather_phi(const u8* phi, i32 step, i32 tile, i
     return {x.x, y.x, x.y, y.y};
 }
 
-__device__ __forceinline__ u32x4 phi_fragment(u32 phi_at, const u8* phi, i32 step, i32 tile, i32 lane)
-{
-    return PHI_BYTES ? load_shared_x4(phi_at + ((step * K_TILES + tile) * 32 + lane) * 16) : gather_phi(phi, step, tile, lane);
-}
-
 __device__ __forceinline__ void stage_phi(u32 phi_at, const u8* phi, i32 thread)
 {
-    if constexpr (PHI_BYTES > 0)
-        for (i32 i = thread; i < STEPS * K_TILES * 32; i += THREADS)
-            store_shared_x4(phi_at + i * 16, gather_phi(phi, i / 32 / K_TILES, i / 32 % K_TILES, i % 32));
+    for (i32 i = thread; i < STEPS * K_TILES * 32; i += THREADS)
+        store_shared_x4(phi_at + i * 16, gather_phi(phi, i / 32 / K_TILES, i / 32 % K_TILES, i % 32));
 }
 
 // A point near the mean, from rows spread evenly over a chunk: what is left of the mean is removed algebraically after squaring.
@@ -134,25 +126,22 @@ __device__ __forceinline__ float center_of(const Keys& keys, const Place& place,
     return sum / rows;
 }
 
-struct Piece { u32 words[PIECE * ELEMENT_BYTES / 4]; };
+struct Piece { u32 words[4]; };   // two of them where a piece has 8 bytes
 
 __device__ __forceinline__ Piece load_piece(const KeyRow& row, i32 piece, i32 quad)
 {
     const u8* at = row.bytes + (piece * 4 + quad) * (PIECE * ELEMENT_BYTES);
-    if constexpr (PIECE * ELEMENT_BYTES == 16)
+    if (PIECE * ELEMENT_BYTES == 16)
     {
-        u32x4 x = load_streaming(at);
-        return {x.x, x.y, x.z, x.w};
+        u32x4 words = load_streaming(at);
+        return {{words.x, words.y, words.z, words.w}};
     }
-    else
-    {
-        u32x2 x = *(const u32x2*)at;
-        return {x.x, x.y};
-    }
+    u32x2 words = *(const u32x2*)at;
+    return {{words.x, words.y, 0, 0}};
 }
 
 // Elements 4·part to 4·part + 3 of a piece as float32.
-__device__ __forceinline__ f32x4 piece_values(const Piece& piece, i32 part)
+__device__ __forceinline__ f32x4 piece_values(const Piece& piece, [[maybe_unused]] i32 part)
 {
 #if COMPACTOR_ELEMENT == COMPACTOR_F32
     return {__uint_as_float(piece.words[0]), __uint_as_float(piece.words[1]), __uint_as_float(piece.words[2]), __uint_as_float(piece.words[3])};
@@ -162,9 +151,10 @@ __device__ __forceinline__ f32x4 piece_values(const Piece& piece, i32 part)
 #endif
 }
 
-// Calls multiply(step, high, low) with the fragments of N_TILES tiles of tokens, lane's rows being 8·n + lane / 4 of the warp's; rows that are not real are zero.
+// Sketches N_TILES tiles of tokens, lane's rows being 8·n + lane / 4 of the warp's; rows that are not real count as zero. For every step, multiply(n, phi, high, low)
+// takes tile n's fragments.
 template <class Multiply>
-__device__ __forceinline__ void for_each_step(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, u32 center_at, i32 lane, Multiply multiply)
+__device__ __forceinline__ void for_each_step(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, u32 phi_at, u32 center_at, i32 lane, Multiply multiply)
 {
     i32 quad = lane % 4;
     KeyRow rows[N_TILES];
@@ -189,22 +179,23 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
         {
             i32 step = piece * (PIECE / 4) + part, d = step_element(step, quad);
             f32x4 center = load_shared_f32x4(center_at + d * 4);
-            u32x2 high[N_TILES], low[N_TILES];
+            u32x4 phi[K_TILES];
+#pragma unroll
+            for (i32 i = 0; i < K_TILES; i++)
+                phi[i] = load_shared_x4(phi_at + ((step * K_TILES + i) * 32 + lane) * 16);
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)
             {
 #if COMPACTOR_ROTARY
                 f32x4 x = {key_element(rows[n], d, keys.rotary_dim), key_element(rows[n], d + 1, keys.rotary_dim),
-                     key_element(rows[n], d + 2, keys.rotary_dim), key_element(rows[n], d + 3, keys.rotary_dim)};
+                           key_element(rows[n], d + 2, keys.rotary_dim), key_element(rows[n], d + 3, keys.rotary_dim)};
 #else
                 f32x4 x = piece_values(pieces[piece % 2][n], part);
 #endif
                 SplitPair first = split_bf16(x.x - center.x, x.y - center.y), second = split_bf16(x.z - center.z, x.w - center.w);
                 bool real = token + n * 8 + lane / 4 < end;
-                high[n] = {real ? first.high : 0, real ? second.high : 0};
-                low[n] = {real ? first.low : 0, real ? second.low : 0};
+                multiply(n, phi, u32x2{real ? first.high : 0, real ? second.high : 0}, u32x2{real ? first.low : 0, real ? second.low : 0});
             }
-            multiply(step, high, low);
         }
     }
 }
@@ -218,18 +209,13 @@ __device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], 
 #pragma unroll
         for (i32 n = 0; n < N_TILES; n++)
             x[i][n] = {0, 0, 0, 0};
-    for_each_step(keys, place, start, token, end, center_at, lane, [&](i32 step, const u32x2(&high)[N_TILES], const u32x2(&low)[N_TILES]) {
+    for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](i32 n, const u32x4(&phi)[K_TILES], u32x2 high, u32x2 low) {
 #pragma unroll
         for (i32 i = 0; i < K_TILES; i++)
-        {
-            u32x4 phi = phi_fragment(phi_at, place.phi, step, i, lane);
+            mma_bf16(x[i][n], phi[i], low);
 #pragma unroll
-            for (i32 n = 0; n < N_TILES; n++)
-                mma_bf16(x[i][n], phi, low[n]);
-#pragma unroll
-            for (i32 n = 0; n < N_TILES; n++)
-                mma_bf16(x[i][n], phi, high[n]);
-        }
+        for (i32 i = 0; i < K_TILES; i++)
+            mma_bf16(x[i][n], phi[i], high);
     });
 }
 
@@ -242,21 +228,26 @@ __device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], con
 #pragma unroll
         for (i32 c = 0; c < 2 * K_TILES; c++)
             x[m][c] = {0, 0, 0, 0};
-    for_each_step(keys, place, start, token, end, center_at, lane, [&](i32 step, const u32x2(&high)[N_TILES], const u32x2(&low)[N_TILES]) {
+    u32x2 even_high = {}, even_low = {};
+    for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](i32 n, const u32x4(&phi)[K_TILES], u32x2 high, u32x2 low) {
+        if (n % 2 == 0)
+        {
+            even_high = high;
+            even_low = low;
+            return;
+        }
+        u32x4 l = {even_low.x, low.x, even_low.y, low.y}, h = {even_high.x, high.x, even_high.y, high.y};
 #pragma unroll
         for (i32 i = 0; i < K_TILES; i++)
         {
-            u32x4 phi = phi_fragment(phi_at, place.phi, step, i, lane);
+            mma_bf16(x[n / 2][2 * i], l, {phi[i].x, phi[i].z});
+            mma_bf16(x[n / 2][2 * i + 1], l, {phi[i].y, phi[i].w});
+        }
 #pragma unroll
-            for (i32 m = 0; m < N_TILES / 2; m++)
-            {
-                u32x4 l = {low[2 * m].x, low[2 * m + 1].x, low[2 * m].y, low[2 * m + 1].y};
-                u32x4 h = {high[2 * m].x, high[2 * m + 1].x, high[2 * m].y, high[2 * m + 1].y};
-                mma_bf16(x[m][2 * i], l, {phi.x, phi.z});
-                mma_bf16(x[m][2 * i + 1], l, {phi.y, phi.w});
-                mma_bf16(x[m][2 * i], h, {phi.x, phi.z});
-                mma_bf16(x[m][2 * i + 1], h, {phi.y, phi.w});
-            }
+        for (i32 i = 0; i < K_TILES; i++)
+        {
+            mma_bf16(x[n / 2][2 * i], h, {phi[i].x, phi[i].z});
+            mma_bf16(x[n / 2][2 * i + 1], h, {phi[i].y, phi[i].w});
         }
     });
 }
@@ -266,5 +257,5 @@ __device__ inline void report_keys(const Keys& keys, const Place& place, i32 sta
 {
     i32 own = token + lane;
     if (lane < WARP_TOKENS && own < end && row_has_non_finite(key_row(keys, place, start, own).bytes))
-        report(status, STATUS_NON_FINITE_KEY, place.named_start + own, place.named_head);
+        report(status, STATUS_NON_FINITE_KEY, place.named.start + own, place.named.head);
 }

@@ -14,17 +14,21 @@
 // X and Gram to 2^-17 relative; the factorisation is float32, the ridge at least 2^-20 of the mean diagonal.
 //
 // Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, with T = C rounded up to WARP_TOKENS (k <= 64 ? 32 : 16),
-//     PHI = 2·D·k <= 32768 ? 2·D·k : 0,   shared = 4·k·T + 24·k + max(PHI + 4·D, 2·k·(k + 1) + 32·k, 4·k·(k + 8)).
-// L8: 98,304 + 13,952 bytes, two blocks an SM on sm_90, one on sm_80. Where it does not fit: sketch_gram, factor, leverage_apply.
+//     shared = 4·k·T + 56·k + max(2·D·k + 4·D, 2·k·(k + 1), 4·k·(k + 8)).
+// L8: 98,304 + 15,488 bytes, two blocks an SM on sm_90, one on sm_80. Where it does not fit: sketch_gram, factor, leverage_apply.
 // Dense keys: address and strides are multiples of 16 bytes. Registers: at most 128.
+constexpr int WARPS = 8;
 #include "gram.cuh"
 #include "cholesky.cuh"
 
+constexpr i32 MIN_BLOCKS = K <= 48 && D <= 128 && !IS_F32 ? 2 : 1;   // of 128 registers a thread, or 255
 constexpr i32 CHUNK = COMPACTOR_CHUNK, TOKENS = round_up(CHUNK, WARP_TOKENS);
 
-constexpr i32 FACTOR_ROW = (K + 8) * 2, FACTOR_BYTES = K * FACTOR_ROW;   // of one part, rows apart by an odd number of 16 bytes
-constexpr i32 SUMS_AT = K * TOKENS * 4, SOLVED_MEAN_AT = SUMS_AT + K * 4, CHOLESKY_AT = SOLVED_MEAN_AT + K * 4, BODY_AT = CHOLESKY_AT + 4 * K * 4;
-constexpr i32 CENTER_AT = BODY_AT + PHI_BYTES, PARTS_AT = BODY_AT + TRIANGLE * 4;
+using Factor = InverseFactor<float, K>;
+
+constexpr i32 FACTOR_ROW = (K + 8) * 4;   // bytes: neighbouring rows are an odd number of 32 bytes apart
+constexpr i32 SUMS_AT = K * TOKENS * 4, SOLVED_MEAN_AT = SUMS_AT + K * 4, CHOLESKY_AT = SOLVED_MEAN_AT + K * 4;
+constexpr i32 PARTS_AT = CHOLESKY_AT + Factor::SharedBytes, BODY_AT = PARTS_AT + COLUMN_PARTS_BYTES, CENTER_AT = BODY_AT + PHI_BYTES;
 
 struct SketchLeverageParams
 {
@@ -35,9 +39,7 @@ struct SketchLeverageParams
     i32 sequences, skip_first, skip_last, unused;
 };
 
-using Factor = InverseFactor<float, K>;
-
-extern "C" __global__ void __launch_bounds__(THREADS, 2) sketch_leverage(const __grid_constant__ SketchLeverageParams p)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverage(const __grid_constant__ SketchLeverageParams p)
 {
     i32 thread = threadIdx.x, warp = thread / 32, lane = thread % 32, quad = lane % 4;
     i32 heads = heads_of(p.keys), head = blockIdx.x % heads;
@@ -51,12 +53,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) sketch_leverage(const _
         store_shared_f32(at + CENTER_AT + d * 4, center_of(p.keys, place, chunk, d));
     __syncthreads();
 
-    float sums[K_TILES][2] = {};
     for (i32 token = warp * WARP_TOKENS; token < count; token += WARPS * WARP_TOKENS)
     {
         f32x4 x[K_TILES][N_TILES];
         sketch_transposed(x, p.keys, place, chunk.start, first + token, end, at + BODY_AT, at + CENTER_AT, lane);
-        bool finite = add_columns(sums, x);
+        bool finite = add_columns(at + PARTS_AT + warp * K * 4, x, token == warp * WARP_TOKENS, lane);
         if (__any_sync(0xffffffff, !finite))
             report_keys(p.keys, place, chunk.start, first + token, end, p.status, lane);
         store_sketch<TOKENS>(at, x, token / 8, lane);
@@ -65,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) sketch_leverage(const _
 
     GramBlocks gram = {};
     add_gram<TOKENS>(gram, at, ceil_div(count, 16), warp, lane);
-    meet_gram(at + BODY_AT, at + SUMS_AT, at + PARTS_AT, gram, sums, thread);
+    meet_gram(at + BODY_AT, at + SUMS_AT, at + PARTS_AT, gram, count < WARPS * WARP_TOKENS ? ceil_div(count, WARP_TOKENS) : WARPS, thread);
 
     i32 r = thread / 16, c = thread % 16;
     float inverse_count = p.keys.center ? 1.0f / count : 0;
@@ -84,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) sketch_leverage(const _
     }
     bool factored = Factor::invert(w, (float)p.epsilon, at + CHOLESKY_AT, thread);
     if (!factored && thread == 0)
-        report(p.status, STATUS_FACTORIZATION_FAILED, place.named_start + first, place.named_head);
+        report(p.status, STATUS_FACTORIZATION_FAILED, place.named.start + first, place.named.head);
 #pragma unroll
     for (i32 a = 0; a < K_TILES; a++)
     {
@@ -95,9 +96,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) sketch_leverage(const _
         {
             i32 column = b * 16 + c;
             float x = w[Factor::index(a, b)];
-            SplitPair parts = split_bf16(x, 0);
-            store_shared_u16(at + BODY_AT + row * FACTOR_ROW + column * 2, (u16)parts.high);
-            store_shared_u16(at + BODY_AT + FACTOR_BYTES + row * FACTOR_ROW + column * 2, (u16)parts.low);
+            store_shared_f32(at + BODY_AT + row * FACTOR_ROW + column * 4, x);
             solved = fmaf(x, load_shared_f32(at + SUMS_AT + column * 4) * inverse_count, solved);
         }
         for (i32 mask = 8; mask > 0; mask /= 2)
@@ -108,30 +107,40 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) sketch_leverage(const _
     __syncthreads();
 
     float* scores = (float*)p.scores + (i64)(chunk.start + first) * heads + head;
-    u32 factor_at = at + BODY_AT + lane % 16 * FACTOR_ROW + lane / 16 * 16;
+    u32 factor_at = at + BODY_AT + lane / 4 * FACTOR_ROW + quad * 8;
     u32 x_at = at + matrix_offset<TOKENS>(0, lane / 8 & 1, lane / 16) + lane % 8 * 16;
     for (i32 token = warp * WARP_TOKENS; token < count; token += WARPS * WARP_TOKENS)
     {
         float o[N_TILES][2] = {};
-#pragma unroll
+#pragma unroll 1
         for (i32 i = 0; i < K_TILES; i++)
         {
             f32x4 y[N_TILES] = {};
-#pragma unroll
+#pragma unroll 1
             for (i32 step = 0; step <= i; step++)
             {
-                u32x4 high = ldmatrix_x4(factor_at + i * 16 * FACTOR_ROW + step * 32), low = ldmatrix_x4(factor_at + FACTOR_BYTES + i * 16 * FACTOR_ROW + step * 32);
+                u32 block = factor_at + i * 16 * FACTOR_ROW + step * 64;
+                SplitTriple p = load_split(block), q = load_split(block + 8 * FACTOR_ROW), r = load_split(block + 32), s = load_split(block + 8 * FACTOR_ROW + 32);
+                u32x4 l[3];
+#pragma unroll
+                for (i32 part = 0; part < 3; part++)
+                    l[part] = {p.parts[part], q.parts[part], r.parts[part], s.parts[part]};
 #pragma unroll
                 for (i32 n = 0; n < N_TILES; n += 2)
                 {
-                    u32x4 b = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(0, 2 * step, token / 8 + n));
-                    u32x4 b_low = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(1, 2 * step, token / 8 + n));
-                    mma_bf16(y[n], low, {b.x, b.y});
-                    mma_bf16(y[n + 1], low, {b.z, b.w});
-                    mma_bf16(y[n], high, {b_low.x, b_low.y});
-                    mma_bf16(y[n + 1], high, {b_low.z, b_low.w});
-                    mma_bf16(y[n], high, {b.x, b.y});
-                    mma_bf16(y[n + 1], high, {b.z, b.w});
+                    u32x4 high = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(0, 2 * step, token / 8 + n));
+                    u32x4 low = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(1, 2 * step, token / 8 + n));
+#pragma unroll
+                    for (i32 part = 2; part >= 0; part--)
+                    {
+                        if (part < 2)
+                        {
+                            mma_bf16(y[n], l[part], {low.x, low.y});
+                            mma_bf16(y[n + 1], l[part], {low.z, low.w});
+                        }
+                        mma_bf16(y[n], l[part], {high.x, high.y});
+                        mma_bf16(y[n + 1], l[part], {high.z, high.w});
+                    }
                 }
             }
             float top = load_shared_f32(at + SOLVED_MEAN_AT + (i * 16 + lane / 4) * 4);

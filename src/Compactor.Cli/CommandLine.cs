@@ -76,6 +76,7 @@ internal static class CommandLine
             InspectCommand.Create(),
             DoctorCommand.Create(),
             DemoCommand.Create(),
+            KernelsCommand.Create(),
         };
         var parsed = root.Parse(args);
         if (parsed.Action is not ParseErrorAction error)

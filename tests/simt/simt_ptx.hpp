@@ -57,6 +57,8 @@ __device__ __forceinline__ void store_shared_u16(u32 at, u16 x) { simt_store_sha
 __device__ __forceinline__ void store_shared_x2(u32 at, u32x2 x) { simt_store_shared_x2(at, x); }
 __device__ __forceinline__ void store_shared_x4(u32 at, u32x4 x) { simt_store_shared_x4(at, x); }
 __device__ __forceinline__ void store_shared_f32x4(u32 at, f32x4 x) { simt_store_shared_x4(at, simt_bit_cast<u32x4>(x)); }
+__device__ __forceinline__ double load_shared_f64(u32 at) { return simt_bit_cast<double>(simt_load_shared_x2(at)); }
+__device__ __forceinline__ void store_shared_f64(u32 at, double x) { simt_store_shared_x2(at, simt_bit_cast<u32x2>(x)); }
 __device__ __forceinline__ u32 atomic_add_shared(u32 at, u32 x) { return simt_atomic_add_shared(at, x); }
 __device__ __forceinline__ void named_barrier(u32 id, u32 threads) { simt_named_barrier(id, threads); }
 

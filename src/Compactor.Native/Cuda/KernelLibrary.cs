@@ -24,7 +24,8 @@ internal sealed class KernelLibrary
     /// <exception cref="CompactorException">It is in no cache, and there is no NVRTC for this device or it refuses the source.</exception>
     public KernelCode Get(KernelVariant variant)
     {
-        if (_cache.Find(variant, CompileTarget.Cubin(_device)) is { } exact)
+        var own = CompileTarget.Cubin(_device);
+        if (_cache.Find(variant, own) is { } exact)
             return exact;
         NvrtcApi nvrtc;
         try
@@ -37,9 +38,9 @@ internal sealed class KernelLibrary
                 ?? throw new CompactorException(exception.Status, $"{variant} has to be compiled: no folder of compiled kernels holds it. {exception.Message}", exception);
         }
         var target = CompileTarget.Choose(_device, nvrtc.Architectures, nvrtc.Version, _driver);
-        if (_cache.Find(variant, target) is { } code)
-            return code;
-        code = Compile(nvrtc, variant, target);
+        if (target != own && _cache.Find(variant, target) is { } found)
+            return found;
+        var code = Compile(nvrtc, variant, target);
         _cache.Store(variant, code);
         return code;
     }

@@ -3,9 +3,9 @@ using Compactor.Native.Compression;
 namespace Compactor.Native.Gpu;
 
 /// <summary>What kernels read of a <see cref="LayerPlan"/>, in device memory: uploaded once, at the first use of the plan.</summary>
-internal sealed class DevicePlan
+internal sealed class DevicePlan : IDisposable
 {
-    private readonly int _offsets, _sequenceOffsets, _attentionStarts, _leverageStarts, _weights, _ones;
+    private readonly int _offsets, _sequenceOffsets, _attentionStarts, _leverageStarts, _partStarts, _weights, _ones;
 
     public DevicePlan(GpuBackend backend, LayerPlan plan)
     {
@@ -16,6 +16,8 @@ internal sealed class DevicePlan
         _sequenceOffsets = shape.IsRagged ? Tables.Add([.. offsets.Where((_, i) => i % shape.KvHeads == 0)]) : _offsets;
         _leverageStarts = Tables.Add(ChunkStarts(plan, options.LeverageChunk, out int leverageChunks));
         LeverageChunks = leverageChunks;
+        _partStarts = Tables.Add(PartStarts(plan, out int longest, out int parts));
+        (LeverageChunkSize, LeverageParts) = (longest, parts);
         Leverage = new FuseTerm(Tables, plan, options.LeverageScope, options.LeverageChunk);
         if (!shape.IsRagged)
         {
@@ -58,6 +60,14 @@ internal sealed class DevicePlan
 
     public int LeverageChunks { get; }
 
+    /// <summary>Parts of leverage chunks before each sequence, as chunks.cuh says.</summary>
+    public ulong LeveragePartStarts => Tables.Address(_partStarts);
+
+    public int LeverageParts { get; }
+
+    /// <summary>Tokens of a full leverage chunk; of the longest sequence, where a chunk is a whole sequence.</summary>
+    public int LeverageChunkSize { get; }
+
     /// <summary>Tokens that are not scored, at both ends of a sequence that has more.</summary>
     public int SkipFirst { get; }
 
@@ -81,17 +91,37 @@ internal sealed class DevicePlan
     /// <summary>What competes for each head's minimum; null without one.</summary>
     public PairSegments? Raised { get; }
 
-    public void Free() => Tables.Free();
+    public void Dispose() => Tables.Free();
 
     private static int[] ChunkStarts(LayerPlan plan, int size, out int chunks)
     {
         var starts = new int[plan.Shape.CuSeqlens.Count];
-        for (int b = 0; b + 1 < starts.Length; b++)
-        {
-            var (first, end) = plan.Shape.IsRagged ? plan.ScoredTokens(b / plan.Shape.KvHeads, b % plan.Shape.KvHeads) : plan.ScoredTokens(b);
-            starts[b + 1] = starts[b] + (size == 0 ? Math.Min(1, end - first) : (end - first + size - 1) / size);
-        }
+        for (int row = 0; row + 1 < starts.Length; row++)
+            starts[row + 1] = starts[row] + (size == 0 ? Math.Min(1, Scored(plan, row)) : (Scored(plan, row) + size - 1) / size);
         chunks = starts[^1];
         return starts;
+    }
+
+    private static int[] PartStarts(LayerPlan plan, out int size, out int parts)
+    {
+        var starts = new int[plan.Shape.CuSeqlens.Count];
+        size = plan.Options.LeverageChunk;
+        for (int row = 0; row + 1 < starts.Length && plan.Options.LeverageChunk == 0; row++)
+            size = Math.Max(size, Scored(plan, row));
+        size = Math.Max(1, size);
+        for (int row = 0; row + 1 < starts.Length; row++)
+        {
+            int scored = Scored(plan, row);
+            starts[row + 1] = checked(starts[row] + scored / size * LeverageLaunch.Parts(size) + LeverageLaunch.Parts(scored % size));
+        }
+        parts = starts[^1];
+        return starts;
+    }
+
+    /// <summary>Scored tokens of a sequence, or of a head where ragged.</summary>
+    private static int Scored(LayerPlan plan, int row)
+    {
+        var (first, end) = plan.Shape.IsRagged ? plan.ScoredTokens(row / plan.Shape.KvHeads, row % plan.Shape.KvHeads) : plan.ScoredTokens(row);
+        return end - first;
     }
 }

@@ -39,6 +39,8 @@ internal sealed class FuseTerm
 
     public int Scopes { get; }
 
+    public static KernelVariant Variant(string entry) => new("fuse.cu", entry);
+
     /// <summary>The launch of a pass over the units of two terms.</summary>
     public static LaunchShape Pass(int units) => new((units + WarpsOfABlock - 1) / WarpsOfABlock, 2, 1, Threads, 0);
 
@@ -75,6 +77,16 @@ internal struct FuseParams
     public double DeviationFloor;
     public int ProtectFirst, ProtectLast, ScoreProtected, Unbiased;
     public long PoolWidth;
+}
+
+/// <summary>Variant and launch shape of value_norms.cu.</summary>
+internal static class ValueNormsLaunch
+{
+    private const int RowsOfABlock = 16, Threads = 256;
+
+    public static KernelVariant Variant(int dim, ElementType type) => new("value_norms.cu", "value_norms", ("ELEMENT", (int)type), ("HEAD_DIM", dim));
+
+    public static LaunchShape Shape(int pairs) => new((int)(((long)pairs + RowsOfABlock - 1) / RowsOfABlock), Threads, 0);
 }
 
 [StructLayout(LayoutKind.Sequential)]

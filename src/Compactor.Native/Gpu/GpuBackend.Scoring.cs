@@ -1,5 +1,3 @@
-using System.Collections.Concurrent;
-using System.Runtime.CompilerServices;
 using Compactor.Native.Compression;
 
 namespace Compactor.Native.Gpu;
@@ -7,16 +5,18 @@ namespace Compactor.Native.Gpu;
 /// <summary>Scoring, selection and what it finds wrong with the data.</summary>
 public sealed unsafe partial class GpuBackend
 {
-    private readonly ConditionalWeakTable<LayerPlan, PlanMemory> _plans = [];
-    private readonly ConcurrentQueue<DevicePlan> _abandoned = [];
+    private readonly Kept<LayerPlan, DevicePlan> _plans;
 
     /// <inheritdoc/>
     public override void AttentionScores(LayerPlan plan, in TensorView query, in TensorView key, BufferView<float> attention)
     {
-        var (device, shape, options) = (PlanFor(plan), plan.Shape, plan.Options);
-        RequireScored(shape, attention);
-        RequireAligned(shape, "query", query);
-        RequireAligned(shape, "key", key);
+        var (device, shape, options) = (_plans.Of(plan), plan.Shape, plan.Options);
+        RequireHeadDim($"Layer {shape.Layer}", shape.HeadDim);
+        RequirePairs(shape, attention);
+        RequireAligned($"Layer {shape.Layer}: query", query);
+        RequireAligned($"Layer {shape.Layer}: key", key);
+        if (query.ElementType != key.ElementType)
+            throw CompactorException.Unsupported($"Layer {shape.Layer}: queries are {query.ElementType} and keys {key.ElementType}; the cuda backend scores queries and keys of one type.");
         if (device.SkipFirst + device.SkipLast > 0)
             Clear(attention);
         Launch(AttentionScoresLaunch.Variant(shape.HeadDim, key.ElementType, options.AttentionChunk, _driver.Limits),
@@ -48,7 +48,7 @@ public sealed unsafe partial class GpuBackend
         Launch(RowMoves.Variant("compact.cu", "compact_dense", source.Dim, source.ElementType), RowMoves.OverSlots(keptIndices.Length), new CompactDenseParams
         {
             Source = new(source),
-            Starts = PlanFor(plan).CuSeqlens,
+            Starts = _plans.Of(plan).CuSeqlens,
             Kept = (ulong)keptIndices.Address,
             KeptOffsets = (ulong)keptOffsets.Address,
             Destination = (ulong)destination.Address,
@@ -64,35 +64,23 @@ public sealed unsafe partial class GpuBackend
             _driver.Fill(view.Address, 0, view.Length * sizeof(T), _stream);
     }
 
-    /// <summary>What kernels read of a plan, uploaded at its first use and kept as long as the plan lives.</summary>
-    private DevicePlan PlanFor(LayerPlan plan)
+    private static void RequireHeadDim(string what, int dim)
     {
-        while (_abandoned.TryDequeue(out var abandoned))
-            abandoned.Free();
-        return _plans.GetValue(plan, p => new PlanMemory(_abandoned, new DevicePlan(this, p))).Plan;
+        if (dim is not (64 or 80 or 96 or 128 or 256))
+            throw CompactorException.Unsupported($"{what}: the cuda backend has no kernels for head dimension {dim}; it takes 64, 80, 96, 128 and 256. Use the cpu backend.");
     }
 
-    private static void RequireScored(LayerShape shape, BufferView<float> scores)
+    private static void RequirePairs(LayerShape shape, BufferView<float> scores)
     {
-        if (shape.HeadDim is not (64 or 80 or 96 or 128 or 256))
-            throw CompactorException.Unsupported($"Layer {shape.Layer}: head dimension {shape.HeadDim} is not scored by the cuda backend; it takes 64, 80, 96, 128 and 256. Use the cpu backend.");
         if (scores.Length != shape.Pairs)
             throw CompactorException.Argument($"The scores hold {scores.Length} elements; {shape.Sequences} sequences of {shape.KvHeads} KV heads hold {shape.Pairs} pairs.");
     }
 
-    private static void RequireAligned(LayerShape shape, string name, in TensorView view)
+    private static void RequireAligned(string what, in TensorView view)
     {
         long size = view.ElementType.Size();
         if (((long)view.Address | view.TokenStride * size | view.HeadStride * size | view.SequenceStride * size) % 16 != 0)
-            throw CompactorException.Unsupported($"Layer {shape.Layer}: {name} has its address 0x{view.Address:x} and strides {view.TokenStride}, {view.HeadStride}, {view.SequenceStride} (elements of {size} bytes); " +
-                "the cuda backend scores rows that start at multiples of 16 bytes.");
-    }
-
-    /// <summary>Device memory of a plan; when the plan is collected it is handed to the backend, which frees it in the order of its stream.</summary>
-    private sealed class PlanMemory(ConcurrentQueue<DevicePlan> abandoned, DevicePlan plan)
-    {
-        ~PlanMemory() => abandoned.Enqueue(Plan);
-
-        public DevicePlan Plan => plan;
+            throw CompactorException.Unsupported($"{what} has the address 0x{view.Address:x} and strides {view.TokenStride}, {view.HeadStride}, {view.SequenceStride} of {size}-byte elements; " +
+                "the cuda backend reads rows that start at multiples of 16 bytes.");
     }
 }

@@ -10,7 +10,7 @@ public sealed unsafe partial class GpuBackend
     /// <inheritdoc/>
     public override FuseStatus Fuse(LayerPlan plan, BufferView<float>? leverage, BufferView<float>? attention, in TensorView value, BufferView<float> scores)
     {
-        var (device, shape, options) = (PlanFor(plan), plan.Shape, plan.Options);
+        var (device, shape, options) = (_plans.Of(plan), plan.Shape, plan.Options);
         RequirePairs(shape, scores);
         if (shape.IsRagged)
             leverage = RequireLeverageAlone(leverage, attention);
@@ -41,16 +41,16 @@ public sealed unsafe partial class GpuBackend
         if (attention is { } a)
             parameters.Attention = device.Attention!.Of(device.Tables, a, attentionWork.View, counters + sizeof(uint) * (ulong)leverageScopes);
         var pass = FuseTerm.Pass(Math.Max(leverage is null ? 0 : device.Leverage.Units, attention is null ? 0 : device.Attention!.Units));
-        Launch(Fusion("fuse_sums"), pass, parameters);
-        Launch(Fusion("fuse_squares"), pass, parameters);
-        Launch(Fusion("fuse_scores"), device.Whole.Pass(withDigits: true), parameters);
+        Launch(FuseTerm.Variant("fuse_sums"), pass, parameters);
+        Launch(FuseTerm.Variant("fuse_squares"), pass, parameters);
+        Launch(FuseTerm.Variant("fuse_scores"), device.Whole.Pass(withDigits: true), parameters);
         return default;
     }
 
     /// <inheritdoc/>
     public override void Select(LayerPlan plan, BufferView<float> scores, BufferView<int> keptIndices, BufferView<int> keptOffsets)
     {
-        var (device, shape) = (PlanFor(plan), plan.Shape);
+        var (device, shape) = (_plans.Of(plan), plan.Shape);
         RequirePairs(shape, scores);
         if (keptIndices.Length != plan.KeptPairs || keptOffsets.Length != shape.Sequences * shape.KvHeads + 1)
             throw CompactorException.Argument(
@@ -63,7 +63,7 @@ public sealed unsafe partial class GpuBackend
         if (plan.Options.SelectionScope == SelectionScope.Token)
         {
             using var sums = Allocate<float>(shape.Tokens);
-            Launch(Selection("select_token_sums"), new LaunchShape((shape.Tokens + PairSegments.Threads - 1) / PairSegments.Threads, PairSegments.Threads, 0), new SelectTokenSumsParams
+            Launch(PairSegments.Selection("select_token_sums"), new LaunchShape((shape.Tokens + PairSegments.Threads - 1) / PairSegments.Threads, PairSegments.Threads, 0), new SelectTokenSumsParams
             {
                 Scores = (ulong)scores.Address,
                 Sums = (ulong)sums.View.Address,
@@ -101,34 +101,23 @@ public sealed unsafe partial class GpuBackend
         parameters.Segments.Counters = _segmentCounters.Of(sizeof(uint) * (long)segments.Count);
         parameters.Segments.States = (ulong)states.View.Address;
         for (parameters.Round = 0; parameters.Round < 3; parameters.Round++)
-            Launch(Selection("select_digits"), segments.Pass(withDigits: true), parameters);
-        Launch(Selection("select_count"), segments.Pass(withDigits: true), parameters);
-        Launch(Selection(write), segments.Pass(withDigits: false), parameters);
+            Launch(PairSegments.Selection("select_digits"), segments.Pass(withDigits: true), parameters);
+        Launch(PairSegments.Selection("select_count"), segments.Pass(withDigits: true), parameters);
+        Launch(PairSegments.Selection(write), segments.Pass(withDigits: false), parameters);
     }
 
     private BackendBuffer<float> ValueNorms(DevicePlan device, LayerShape shape, in TensorView value)
     {
         var norms = Allocate<float>(shape.Pairs);
-        Launch(new KernelVariant("value_norms.cu", "value_norms", ("ELEMENT", (int)value.ElementType), ("HEAD_DIM", shape.HeadDim)),
-            new LaunchShape((int)(((long)shape.Pairs + 15) / 16), 256, 0), new ValueNormsParams
-            {
-                Value = new(value),
-                Starts = device.CuSeqlens,
-                Norms = (ulong)norms.View.Address,
-                Sequences = shape.Sequences,
-                Heads = shape.KvHeads,
-            });
+        Launch(ValueNormsLaunch.Variant(shape.HeadDim, value.ElementType), ValueNormsLaunch.Shape(shape.Pairs), new ValueNormsParams
+        {
+            Value = new(value),
+            Starts = device.CuSeqlens,
+            Norms = (ulong)norms.View.Address,
+            Sequences = shape.Sequences,
+            Heads = shape.KvHeads,
+        });
         return norms;
-    }
-
-    private static KernelVariant Fusion(string entry) => new("fuse.cu", entry);
-
-    private static KernelVariant Selection(string entry) => new("select.cu", entry);
-
-    private static void RequirePairs(LayerShape shape, BufferView<float> scores)
-    {
-        if (scores.Length != shape.Pairs)
-            throw CompactorException.Argument($"The scores hold {scores.Length} elements; {shape.Sequences} sequences of {shape.KvHeads} KV heads hold {shape.Pairs} pairs.");
     }
 
     /// <summary>Device memory that kernels find zero and leave zero; it grows to the largest request.</summary>

@@ -23,8 +23,8 @@ internal struct DeviceSegments
 /// <summary>How the pairs of a batch are cut into segments that compete for one count each, and segments into strips and blocks (cuda/radix.cuh).</summary>
 internal sealed class PairSegments
 {
-    public const int Strip = 512, Threads = 256, SharedBytes = 8256, HistogramDigits = 2048, StateBytes = 16;
-    private const int WarpsOfABlock = 8;
+    public const int Threads = 256, HistogramDigits = 2048, StateBytes = 16;
+    private const int Strip = 512, WarpsOfABlock = 8, SharedBytes = 8256;
 
     private readonly int _strips, _blocks, _kept, _heads;
     private readonly bool _perHead;
@@ -65,7 +65,11 @@ internal sealed class PairSegments
     /// <summary>(strip, head) pairs.</summary>
     public int Entries { get; }
 
-    public LaunchShape Pass(bool withDigits) => new(Blocks, Threads, withDigits ? SharedBytes : 0);
+    public LaunchShape Pass(bool withDigits) => Pass(Blocks, withDigits);
+
+    public static LaunchShape Pass(int blocks, bool withDigits) => new(blocks, Threads, withDigits ? SharedBytes : 0);
+
+    public static KernelVariant Selection(string entry) => new("select.cu", entry);
 
     /// <summary>As kernels take it, without workspace.</summary>
     public DeviceSegments Of(DeviceTables tables, LayerShape shape, ulong offsets) => new()

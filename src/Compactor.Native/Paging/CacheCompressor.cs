@@ -161,7 +161,7 @@ public static class CacheCompressor
             }
             using var call = CallTables.Held(cache.Backend, tables, cache.Options.BlockSize, out var held);
             var leverage = selection.NewLeverage();
-            cache.Backend.LeverageOfSlots(plan, cache.Slots, held, rotary, sketch ?? Sketch.Draw(plan.Shape, plan.Options), leverage);
+            cache.Backend.LeverageOfSlots(plan, cache.Slots, held, rotary, positionEnd, sketch ?? Sketch.Draw(plan.Shape, plan.Options), leverage);
             var status = cache.Backend.Fuse(plan, leverage, null, default, selection.NewFused());
             if (status.NonFiniteScores > 0)
                 throw new CompactorException(CompactorStatus.NonFinite,

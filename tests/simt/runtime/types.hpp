@@ -1,7 +1,7 @@
 // The device code's own types, seen from the runtime.
 #pragma once
 #include "../simt.hpp"
-#include "../../../cuda/types.cuh"
+#include "types.cuh"
 #include "../simt_ptx.hpp"
 #undef threadIdx
 #undef blockIdx
