@@ -16,12 +16,10 @@ static const std::map<std::string, Wrapper> wrappers = {
 static bool within(const std::string& bound, float argument, float actual, float expected)
 {
     if (std::isnan(expected)) return std::isnan(actual);
+    if (bound == "log2" && argument > 0.5f && argument < 2.0f) return std::fabs((double)actual - (double)expected) <= 0x1p-22 + 0x1p-24;
     if (!std::isfinite(expected) || expected == 0) return actual == expected;
-    double rounding = std::fabs((double)expected) * 0x1p-24, allowed = 0x1p-22 * std::fabs((double)expected);
-    if (bound == "log2") {
-        if (argument > 0.5f && argument < 2.0f) allowed = 0x1p-22;
-    } else allowed = std::ldexp(std::fabs((double)expected), std::atoi(bound.c_str() + bound.find('^') + 1));
-    return std::fabs((double)actual - (double)expected) <= allowed + 2 * rounding;
+    double relative = bound == "log2" ? 0x1p-22 : std::ldexp(1.0, std::atoi(bound.c_str() + bound.find('^') + 1));
+    return std::fabs((double)actual - (double)expected) <= (relative + 0x1p-23) * std::fabs((double)expected);
 }
 
 int main()
