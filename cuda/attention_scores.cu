@@ -76,21 +76,6 @@ template <i32 Rows, i32 Threads> __device__ __forceinline__ void copy_rows(u32 t
 
 #if COMPACTOR_ELEMENT == COMPACTOR_F32
 
-// Eight bits of significand each: their sum is the float32.
-struct Split { u32 parts[3]; };
-__device__ __forceinline__ Split split(u32x2 pair)
-{
-    float x = __uint_as_float(pair.x), y = __uint_as_float(pair.y);
-    Split s;
-    for (i32 i = 0; i < 3; i++)
-    {
-        s.parts[i] = pack_bf16(x, y);
-        x -= __uint_as_float(s.parts[i] << 16);
-        y -= __uint_as_float(s.parts[i] & 0xffff0000);
-    }
-    return s;
-}
-
 __device__ __forceinline__ u32 lane_offset(i32 lane)
 {
     i32 row = lane / 4, quad = lane % 4;
@@ -108,8 +93,8 @@ __device__ __forceinline__ void multiply(f32x4 (&logits)[M_TILES][N_TILES], u32 
 #pragma unroll
         for (i32 i = 0; i < M_TILES; i++)
         {
-            Split x = split(load_shared_x2(q0 + i * 16 * ROW)), y = split(load_shared_x2(q0 + i * 16 * ROW + 8 * ROW));
-            Split z = split(load_shared_x2(q1 + i * 16 * ROW)), w = split(load_shared_x2(q1 + i * 16 * ROW + 8 * ROW));
+            SplitTriple x = load_split(q0 + i * 16 * ROW), y = load_split(q0 + i * 16 * ROW + 8 * ROW);
+            SplitTriple z = load_split(q1 + i * 16 * ROW), w = load_split(q1 + i * 16 * ROW + 8 * ROW);
 #pragma unroll
             for (i32 part = 0; part < 3; part++)
                 a[i][part] = {x.parts[part], y.parts[part], z.parts[part], w.parts[part]};
@@ -117,7 +102,7 @@ __device__ __forceinline__ void multiply(f32x4 (&logits)[M_TILES][N_TILES], u32 
 #pragma unroll
         for (i32 n = 0; n < N_TILES; n++)
         {
-            Split x = split(load_shared_x2(k0 + n * 8 * ROW)), y = split(load_shared_x2(k1 + n * 8 * ROW));
+            SplitTriple x = load_split(k0 + n * 8 * ROW), y = load_split(k1 + n * 8 * ROW);
 #pragma unroll
             for (i32 sum = 2; sum >= 0; sum--)
 #pragma unroll

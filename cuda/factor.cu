@@ -2,7 +2,7 @@
 //     G + eps·I = L·L^T,   L^-1, and L^-1·r.
 // partials f32 [parts·Hkv, k·(k + 1)/2 + k] from sketch_gram, added in order in double; totals f64 [chunks·Hkv, k·(k + 1)/2 + k + 1], or 0: what earlier pieces of a
 // sequence left (zeros at its start), to which this call's sums and token count are added. factors, of every (chunk, head):
-//     u32 [k / 8][k / 16][lane][4]: the second operands of Y = X·L^-T for mma, registers 0 and 1 of the bf16 high part, then of the low part,
+//     u32 [k / 8][k / 16][3][lane][2]: the second operands of Y = X·L^-T for mma, in three bf16 parts,
 //     f32 [k]: L^-1·r.
 //
 // Cost: k²/2 floats read a part, 2·k³/3 flops in double, latency of k steps; one block a (chunk, head). L8, k = 48: 512 partials, 5 MB; about 10 us.
@@ -15,7 +15,7 @@
 #include "status.cuh"
 
 constexpr i32 K = COMPACTOR_SKETCH_DIM, K_TILES = K / 16, TRIANGLE = K * (K + 1) / 2, THREADS = 256;
-constexpr i32 FRAGMENTS_BYTES = K / 8 * K_TILES * 512, FACTOR_BYTES = FRAGMENTS_BYTES + K * 4;
+constexpr i32 FRAGMENTS_BYTES = K / 8 * K_TILES * 768, FACTOR_BYTES = FRAGMENTS_BYTES + K * 4;
 
 using Factor = InverseFactor<double, K>;
 
@@ -104,10 +104,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) factor(const __grid_consta
         for (i32 b = 0; b <= a; b++)
         {
             double x = w[Factor::index(a, b)];
-            SplitPair parts_of_x = split_bf16((float)x, 0);
-            u16* fragment = (u16*)(factors + ((row / 8 * K_TILES + b) * 32 + row % 8 * 4 + c % 8 / 2) * 16 + c / 8 * 4) + c % 2;
-            fragment[0] = (u16)parts_of_x.high;
-            fragment[4] = (u16)parts_of_x.low;
+            SplitTriple split = split_bf16_exactly((float)x, 0);
+            u16* fragment = (u16*)(factors + ((row / 8 * K_TILES + b) * 96 + row % 8 * 4 + c % 8 / 2) * 8 + c / 8 * 4) + c % 2;
+#pragma unroll
+            for (i32 part = 0; part < 3; part++)
+                fragment[part * 32 * 4] = (u16)split.parts[part];
             solved += x * load_shared_f64(sums_at + (b * 16 + c) * 8);
         }
         for (i32 mask = 8; mask > 0; mask /= 2)

@@ -1,4 +1,5 @@
-// G = X^T·X from a tile of X in shared memory, by bf16 mma on high and low parts: high·high + high·low + low·high, to 2^-17.
+// G = X^T·X from a tile of X in shared memory, by bf16 mma on the high and low parts of X. All four products are taken: G is then the Gram matrix of the same X that
+// the solve uses, and positive. Without low·low it would be short by more than the smallest ridge.
 //
 // The tile is X^T in 8 x 8 matrices of 128 bytes, [part][k / 8][tokens / 8], a matrix's row being a sketch column: as mma accumulators hold it, stored
 // without conflicts, and read by ldmatrix as either operand of the Gram product, or transposed for the solve.
@@ -75,6 +76,8 @@ __device__ __forceinline__ BlockIndex block_index(i32 block)
     return {row, block - triangle_row(row)};
 }
 
+__device__ __forceinline__ void add(f32x4& sum, f32x4 x) { sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w}; }
+
 // Adds 16·token_steps tokens of the tile.
 template <i32 Tokens> __device__ __forceinline__ void add_gram(GramBlocks& gram, u32 x_at, i32 token_steps, i32 warp, i32 lane)
 {
@@ -98,12 +101,18 @@ template <i32 Tokens> __device__ __forceinline__ void add_gram(GramBlocks& gram,
                 b = ldmatrix_x4(column_at + tokens);
                 b_low = ldmatrix_x4(column_at + tokens + matrix_offset<Tokens>(1, 0, 0));
             }
-            mma_bf16(gram[slot][0], low, {b.x, b.z});
-            mma_bf16(gram[slot][1], low, {b.y, b.w});
-            mma_bf16(gram[slot][0], high, {b_low.x, b_low.z});
-            mma_bf16(gram[slot][1], high, {b_low.y, b_low.w});
-            mma_bf16(gram[slot][0], high, {b.x, b.z});
-            mma_bf16(gram[slot][1], high, {b.y, b.w});
+            // Small products first, and a fresh sum every step: the tensor cores cut what they add, float32 additions round.
+            f32x4 left = {0, 0, 0, 0}, right = {0, 0, 0, 0};
+            mma_bf16(left, low, {b_low.x, b_low.z});
+            mma_bf16(right, low, {b_low.y, b_low.w});
+            mma_bf16(left, low, {b.x, b.z});
+            mma_bf16(right, low, {b.y, b.w});
+            mma_bf16(left, high, {b_low.x, b_low.z});
+            mma_bf16(right, high, {b_low.y, b_low.w});
+            mma_bf16(left, high, {b.x, b.z});
+            mma_bf16(right, high, {b.y, b.w});
+            add(gram[slot][0], left);
+            add(gram[slot][1], right);
         }
     }
 }

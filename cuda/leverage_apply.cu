@@ -14,7 +14,7 @@ constexpr int WARPS = 4;
 
 constexpr i32 MIN_BLOCKS = K <= 64 ? 3 : 2;
 constexpr i32 SOLVED_MEAN_AT = CENTER_BYTES, PHI_AT = SOLVED_MEAN_AT + K * 4;
-constexpr i32 FRAGMENTS_BYTES = K / 8 * K_TILES * 512, FACTOR_BYTES = FRAGMENTS_BYTES + K * 4;
+constexpr i32 FRAGMENTS_BYTES = K / 8 * K_TILES * 768, FACTOR_BYTES = FRAGMENTS_BYTES + K * 4;
 
 struct LeverageApplyParams
 {
@@ -62,20 +62,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) leverage_apply
                 }
         }
         float o[N_TILES / 2][2] = {};
-#pragma unroll
+#pragma unroll 1
         for (i32 n = 0; n < 2 * K_TILES; n++)
         {
             f32x4 y[N_TILES / 2] = {};
 #pragma unroll
-            for (i32 i = 0; i <= n / 2; i++)
+            for (i32 i = 0; i < K_TILES; i++)
             {
-                u32x4 factor = *(const u32x4*)(factors + ((n * K_TILES + i) * 32 + lane) * 16);
+                if (i > n / 2)
+                    break;
+                const u8* fragment = factors + ((n * K_TILES + i) * 96 + lane) * 8;
 #pragma unroll
-                for (i32 m = 0; m < N_TILES / 2; m++)
+                for (i32 part = 2; part >= 0; part--)
                 {
-                    mma_bf16(y[m], low[m][i], {factor.x, factor.y});
-                    mma_bf16(y[m], high[m][i], {factor.z, factor.w});
-                    mma_bf16(y[m], high[m][i], {factor.x, factor.y});
+                    u32x2 factor = *(const u32x2*)(fragment + part * 256);
+#pragma unroll
+                    for (i32 m = 0; m < N_TILES / 2; m++)
+                    {
+                        if (part < 2)
+                            mma_bf16(y[m], low[m][i], factor);
+                        mma_bf16(y[m], high[m][i], factor);
+                    }
                 }
             }
             u32x2 mean = load_shared_x2(at + SOLVED_MEAN_AT + (n * 8 + quad * 2) * 4);

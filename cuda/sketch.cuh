@@ -228,7 +228,7 @@ __device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], con
 #pragma unroll
         for (i32 c = 0; c < 2 * K_TILES; c++)
             x[m][c] = {0, 0, 0, 0};
-    u32x2 even_high, even_low;
+    u32x2 even_high = {}, even_low = {};
     for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](i32 n, const u32x4(&phi)[K_TILES], u32x2 high, u32x2 low) {
         if (n % 2 == 0)
         {

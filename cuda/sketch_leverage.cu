@@ -26,7 +26,7 @@ constexpr i32 CHUNK = COMPACTOR_CHUNK, TOKENS = round_up(CHUNK, WARP_TOKENS);
 
 using Factor = InverseFactor<float, K>;
 
-constexpr i32 FACTOR_ROW = (K + 8) * 2, FACTOR_BYTES = K * FACTOR_ROW;   // of one part, rows apart by an odd number of 16 bytes
+constexpr i32 FACTOR_ROW = (K + 8) * 4;   // bytes: neighbouring rows are an odd number of 32 bytes apart
 constexpr i32 SUMS_AT = K * TOKENS * 4, SOLVED_MEAN_AT = SUMS_AT + K * 4, CHOLESKY_AT = SOLVED_MEAN_AT + K * 4;
 constexpr i32 PARTS_AT = CHOLESKY_AT + Factor::SharedBytes, BODY_AT = PARTS_AT + COLUMN_PARTS_BYTES, CENTER_AT = BODY_AT + PHI_BYTES;
 
@@ -96,9 +96,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
         {
             i32 column = b * 16 + c;
             float x = w[Factor::index(a, b)];
-            SplitPair parts = split_bf16(x, 0);
-            store_shared_u16(at + BODY_AT + row * FACTOR_ROW + column * 2, (u16)parts.high);
-            store_shared_u16(at + BODY_AT + FACTOR_BYTES + row * FACTOR_ROW + column * 2, (u16)parts.low);
+            store_shared_f32(at + BODY_AT + row * FACTOR_ROW + column * 4, x);
             solved = fmaf(x, load_shared_f32(at + SUMS_AT + column * 4) * inverse_count, solved);
         }
         for (i32 mask = 8; mask > 0; mask /= 2)
@@ -109,30 +107,40 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
     __syncthreads();
 
     float* scores = (float*)p.scores + (i64)(chunk.start + first) * heads + head;
-    u32 factor_at = at + BODY_AT + lane % 16 * FACTOR_ROW + lane / 16 * 16;
+    u32 factor_at = at + BODY_AT + lane / 4 * FACTOR_ROW + quad * 8;
     u32 x_at = at + matrix_offset<TOKENS>(0, lane / 8 & 1, lane / 16) + lane % 8 * 16;
     for (i32 token = warp * WARP_TOKENS; token < count; token += WARPS * WARP_TOKENS)
     {
         float o[N_TILES][2] = {};
-#pragma unroll
+#pragma unroll 1
         for (i32 i = 0; i < K_TILES; i++)
         {
             f32x4 y[N_TILES] = {};
-#pragma unroll
+#pragma unroll 1
             for (i32 step = 0; step <= i; step++)
             {
-                u32x4 high = ldmatrix_x4(factor_at + i * 16 * FACTOR_ROW + step * 32), low = ldmatrix_x4(factor_at + FACTOR_BYTES + i * 16 * FACTOR_ROW + step * 32);
+                u32 block = factor_at + i * 16 * FACTOR_ROW + step * 64;
+                SplitTriple p = load_split(block), q = load_split(block + 8 * FACTOR_ROW), r = load_split(block + 32), s = load_split(block + 8 * FACTOR_ROW + 32);
+                u32x4 l[3];
+#pragma unroll
+                for (i32 part = 0; part < 3; part++)
+                    l[part] = {p.parts[part], q.parts[part], r.parts[part], s.parts[part]};
 #pragma unroll
                 for (i32 n = 0; n < N_TILES; n += 2)
                 {
-                    u32x4 b = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(0, 2 * step, token / 8 + n));
-                    u32x4 b_low = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(1, 2 * step, token / 8 + n));
-                    mma_bf16(y[n], low, {b.x, b.y});
-                    mma_bf16(y[n + 1], low, {b.z, b.w});
-                    mma_bf16(y[n], high, {b_low.x, b_low.y});
-                    mma_bf16(y[n + 1], high, {b_low.z, b_low.w});
-                    mma_bf16(y[n], high, {b.x, b.y});
-                    mma_bf16(y[n + 1], high, {b.z, b.w});
+                    u32x4 high = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(0, 2 * step, token / 8 + n));
+                    u32x4 low = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(1, 2 * step, token / 8 + n));
+#pragma unroll
+                    for (i32 part = 2; part >= 0; part--)
+                    {
+                        if (part < 2)
+                        {
+                            mma_bf16(y[n], l[part], {low.x, low.y});
+                            mma_bf16(y[n + 1], l[part], {low.z, low.w});
+                        }
+                        mma_bf16(y[n], l[part], {high.x, high.y});
+                        mma_bf16(y[n + 1], l[part], {high.z, high.w});
+                    }
                 }
             }
             float top = load_shared_f32(at + SOLVED_MEAN_AT + (i * 16 + lane / 4) * 4);

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using System.Runtime.ExceptionServices;
 using Compactor.Native;
 using Compactor.Native.Compression;
 using Compactor.Native.Cuda;
@@ -24,7 +25,7 @@ internal static class KernelsCommand
         command.SetAction(parsed =>
         {
             var (nvrtc, modules) = (selection.Open(parsed.CommandResult), selection.Modules(parsed.CommandResult));
-            var rows = modules.AsParallel().AsOrdered().SelectMany(module => Resources(nvrtc, module)).ToArray();
+            KernelReport[] rows = [.. InParallel(modules, module => Resources(nvrtc, module)).SelectMany(ofModule => ofModule)];
             if (parsed.GetValue(json))
                 JsonDocumentWriter.Write(writer =>
                 {
@@ -50,15 +51,13 @@ internal static class KernelsCommand
         {
             var nvrtc = selection.Open(parsed.CommandResult);
             string folder = parsed.GetRequiredValue(output);
-            long bytes = 0;
-            var modules = selection.Modules(parsed.CommandResult).ToArray();
-            Parallel.ForEach(modules, module =>
+            long[] bytes = InParallel(selection.Modules(parsed.CommandResult), module =>
             {
                 var code = KernelLibrary.Compile(nvrtc, module.Kernels[0].Variant, module.Target);
                 KernelCache.Write(folder, module.Kernels[0].Variant, code);
-                Interlocked.Add(ref bytes, code.Image.Length);
+                return (long)code.Image.Length;
             });
-            Console.WriteLine($"{modules.Length} modules compiled by NVRTC {nvrtc.Version} into {folder}, {Units.Bytes(bytes)}.");
+            Console.WriteLine($"{bytes.Length} modules compiled by NVRTC {nvrtc.Version} into {folder}, {Units.Bytes(bytes.Sum())}.");
             return CommandLine.Success;
         });
         return command;
@@ -73,26 +72,39 @@ internal static class KernelsCommand
         {
             var nvrtc = selection.Open(parsed.CommandResult);
             string folder = Directory.CreateDirectory(parsed.GetRequiredValue(output)).FullName;
-            var modules = selection.Modules(parsed.CommandResult).ToArray();
-            Parallel.ForEach(modules, module =>
+            string[] names = InParallel(selection.Modules(parsed.CommandResult), module =>
             {
                 var variant = module.Kernels[0].Variant;
                 string name = string.Join('-', [Path.GetFileNameWithoutExtension(variant.Source), .. variant.Macros.Select(m => $"{m.Name["COMPACTOR_".Length..].ToLowerInvariant()}{m.Value}"), module.Target.Name]);
                 File.WriteAllBytes(Path.Combine(folder, name + ".cubin"), KernelLibrary.Compile(nvrtc, variant, module.Target).Image);
                 byte[] ptx = KernelLibrary.Compile(nvrtc, variant, module.Target with { IsPtx = true }).Image;
                 File.WriteAllBytes(Path.Combine(folder, name + ".ptx"), ptx.AsSpan().TrimEnd((byte)0));
+                return name;
             });
-            Console.WriteLine($"{modules.Length} modules as .cubin and .ptx in {folder}.");
+            Console.WriteLine($"{names.Length} modules as .cubin and .ptx in {folder}.");
             return CommandLine.Success;
         });
         return command;
     }
 
-    private static IEnumerable<KernelReport> Resources(NvrtcApi nvrtc, KernelModule module)
+    /// <summary>Results in order; the first failure is thrown as it is.</summary>
+    private static TResult[] InParallel<TResult>(IEnumerable<KernelModule> modules, Func<KernelModule, TResult> work)
+    {
+        try
+        {
+            return [.. modules.AsParallel().AsOrdered().Select(work)];
+        }
+        catch (AggregateException exception)
+        {
+            ExceptionDispatchInfo.Throw(exception.InnerExceptions[0]);
+            throw;
+        }
+    }
+
+    private static KernelReport[] Resources(NvrtcApi nvrtc, KernelModule module)
     {
         var resources = CubinResources.Read(KernelLibrary.Compile(nvrtc, module.Kernels[0].Variant, module.Target).Image);
-        foreach (var kernel in module.Kernels)
-            yield return new KernelReport(kernel, module.Target.Architecture, resources[kernel.Variant.Entry]);
+        return [.. module.Kernels.Select(kernel => new KernelReport(kernel, module.Target.Architecture, resources[kernel.Variant.Entry]))];
     }
 
     private static void Print(IEnumerable<KernelReport> rows)

@@ -8,12 +8,13 @@ namespace Compactor.Native.Cuda;
 /// <param name="StackBytes">Local memory of a thread: spilled registers and arrays.</param>
 /// <param name="StaticSharedBytes">Shared memory of a block that the source declares.</param>
 /// <param name="CodeBytes">Machine code.</param>
-internal readonly record struct KernelResources(int Registers, int StackBytes, int StaticSharedBytes, int CodeBytes);
+/// <param name="MostThreads">Threads of a block it was compiled for (<c>__launch_bounds__</c>).</param>
+internal readonly record struct KernelResources(int Registers, int StackBytes, int StaticSharedBytes, int CodeBytes, int MostThreads);
 
 /// <summary>Reads the resources of kernels from a cubin, which is an ELF file: registers and stack from <c>.nv.info</c>, sizes from the sections of each kernel.</summary>
 internal static class CubinResources
 {
-    private const byte FrameSize = 0x11, RegisterCount = 0x2f, FormatSized = 0x04;
+    private const byte MaxThreads = 0x05, FrameSize = 0x11, RegisterCount = 0x2f, FormatSized = 0x04;
     private const int SymbolTable = 2;
 
     /// <summary>Resources by entry point.</summary>
@@ -38,9 +39,23 @@ internal static class CubinResources
             {
                 string entry = section.Name[".text.".Length..];
                 resources.Add(entry, new KernelResources(registers.GetValueOrDefault(entry), stack.GetValueOrDefault(entry),
-                    sections.Where(s => s.Name == ".nv.shared." + entry).Sum(s => s.Size), section.Size));
+                    sections.Where(s => s.Name == ".nv.shared." + entry).Sum(s => s.Size), section.Size, MostThreads(cubin, sections, entry)));
             }
         return resources;
+    }
+
+    private static int MostThreads(ReadOnlySpan<byte> cubin, List<Section> sections, string entry)
+    {
+        foreach (var section in sections)
+            if (section.Name == ".nv.info." + entry)
+                for (int at = section.Offset; at + 4 <= section.Offset + section.Size;)
+                {
+                    int size = cubin[at] == FormatSized ? BinaryPrimitives.ReadUInt16LittleEndian(cubin[(at + 2)..]) : 0;
+                    if (cubin[at + 1] == MaxThreads && size == 12)
+                        return BinaryPrimitives.ReadInt32LittleEndian(cubin[(at + 4)..]) * BinaryPrimitives.ReadInt32LittleEndian(cubin[(at + 8)..]) * BinaryPrimitives.ReadInt32LittleEndian(cubin[(at + 12)..]);
+                    at += 4 + size;
+                }
+        return 0;
     }
 
     private readonly record struct Section(string Name, int Type, int Offset, int Size, int Link);

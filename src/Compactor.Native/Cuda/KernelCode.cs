@@ -15,7 +15,7 @@ internal sealed record KernelCode(string Module, CompileTarget Target, Version N
     private const string Magic = "COMPACTOR-KERNEL 1";
 
     /// <summary>Options every module is compiled with, before its macros.</summary>
-    private static readonly string[] s_options = ["--std=c++17"];
+    private static readonly string[] s_options = ["--std=c++17", "--device-as-default-execution-space"];
 
     /// <summary>Options of a variant's module.</summary>
     public static string[] Options(KernelVariant variant) => [.. s_options, .. variant.Macros.Select(m => $"-D{m.Name}={m.Value}")];

@@ -34,20 +34,21 @@ internal readonly record struct SketchedKeys(int Dim, ElementType Type, int Sket
 internal static class LeverageLaunch
 {
     public const int MostParts = 64, SmallestPart = 512, PartStep = 256;
-    private const int Threads = 256, Warps = 8, SmallestLimit = 101376;
+    private const int Threads = 256, ReadThreads = 128;
 
     /// <summary>Whether keys are read once.</summary>
     public static bool Fits(in SketchedKeys keys, int chunk, in GpuLimits limits) => chunk > 0 && ChunkSharedBytes(keys, chunk) <= limits.SharedBytesPerBlock;
 
     public static LaunchShape Chunks(in SketchedKeys keys, int chunk, long blocks) => new(checked((int)blocks), Threads, checked((int)ChunkSharedBytes(keys, chunk)));
 
-    public static LaunchShape Center(long blocks) => new(checked((int)blocks), Threads, 0);
+    public static LaunchShape Center(long blocks) => new(checked((int)blocks), ReadThreads, 0);
 
-    public static LaunchShape Gram(in SketchedKeys keys, long blocks) => new(checked((int)blocks), Threads, TileBytes(keys) + PhiBytes(keys));
+    public static LaunchShape Gram(in SketchedKeys keys, long blocks) =>
+        new(checked((int)blocks), ReadThreads, 4 * keys.SketchDim * (4 * WarpTokens(keys.SketchDim)) + 4 * keys.Dim + 16 * keys.SketchDim + PhiBytes(keys));
 
     public static LaunchShape Factor(in SketchedKeys keys, long blocks) => new(checked((int)blocks), Threads, 40 * keys.SketchDim);
 
-    public static LaunchShape Apply(in SketchedKeys keys, long blocks) => new(checked((int)blocks), Threads, 4 * keys.Dim + 4 * keys.SketchDim + PhiBytes(keys));
+    public static LaunchShape Apply(in SketchedKeys keys, long blocks) => new(checked((int)blocks), ReadThreads, 4 * keys.Dim + 4 * keys.SketchDim + PhiBytes(keys));
 
     /// <summary>Parts of a chunk of tokens: at most 64, of at least 512 tokens.</summary>
     public static int Parts(int tokens)
@@ -60,7 +61,7 @@ internal static class LeverageLaunch
     public static int PartialElements(int sketchDim) => sketchDim * (sketchDim + 1) / 2 + sketchDim;
 
     /// <summary>Bytes of a factor as fragments, and L⁻¹·r.</summary>
-    public static int FactorBytes(int sketchDim) => sketchDim / 8 * (sketchDim / 16) * 512 + 4 * sketchDim;
+    public static int FactorBytes(int sketchDim) => sketchDim / 8 * (sketchDim / 16) * 768 + 4 * sketchDim;
 
     public static IEnumerable<PlannedKernel> Plan(SketchedKeys keys, int chunk, GpuLimits limits)
     {
@@ -86,14 +87,7 @@ internal static class LeverageLaunch
 
     private static int WarpTokens(int sketchDim) => sketchDim <= 64 ? 32 : 16;
 
-    private static int TileBytes(in SketchedKeys keys) => 4 * keys.SketchDim * Warps * WarpTokens(keys.SketchDim) + 4 * keys.Dim + 4 * Warps * keys.SketchDim;
-
-    /// <summary>Phi lies in shared memory where a tile of X fits beside it on every device.</summary>
-    private static int PhiBytes(in SketchedKeys keys)
-    {
-        int phi = 2 * keys.Dim * keys.SketchDim;
-        return TileBytes(keys) + phi <= SmallestLimit ? phi : 0;
-    }
+    private static int PhiBytes(in SketchedKeys keys) => 2 * keys.Dim * keys.SketchDim;
 }
 
 /// <summary>Mirror of <c>Keys</c> in cuda/sketch.cuh.</summary>

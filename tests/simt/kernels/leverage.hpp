@@ -116,7 +116,7 @@ public:
     Batch batch;
 
 private:
-    static constexpr i32 POSITIONS = 2048, ROTARY_DIM = D / 2 + (D == 80 ? 4 : 0);
+    static constexpr i32 POSITIONS = 4096, ROTARY_DIM = D / 2 + (D == 80 ? 4 : 0);
 
     static i32 count_blocks(const std::vector<i32>& lengths)
     {

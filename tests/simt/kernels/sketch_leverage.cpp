@@ -8,6 +8,9 @@
 
 // X, Gram and solve keep 2^-17 of each factor; what a score loses is a few times that.
 constexpr double TOLERANCE = 2e-5;
+// Fewer tokens than columns and no ridge but its floor, 2^-20 of the mean diagonal: the factor's condition is up to 2^10·sqrt(k), and float32 keeps three digits.
+constexpr double ILL_CONDITIONED = 1e-3;
+constexpr float BIAS = COMPACTOR_ROTARY ? 0 : 300;   // standard deviations: before a rotation, that is
 constexpr u32 SHARED = 4 * K * TOKENS + 56 * K + std::max({2 * D * K + 4 * D, 2 * K * (K + 1), 4 * K * (K + 8)});
 
 struct Launched
@@ -35,14 +38,14 @@ static Launched launch(const LeverageCase& c)
     return {scores.values(), status[0]};
 }
 
-static void check(const LeverageCase& c, unsigned schedules)
+static void check(const LeverageCase& c, unsigned schedules, double tolerance = TOLERANCE)
 {
     std::vector<double> expected = c.scores();
     std::vector<float> first;
     simt::over_schedules(schedules, [&] {
         Launched run = launch(c);
         CHECK(run.status == 0);
-        CHECK_CLOSE(run.scores, expected, TOLERANCE);
+        CHECK_CLOSE(run.scores, expected, tolerance);
         if (first.empty()) first = run.scores;
         CHECK(first == run.scores);
     });
@@ -60,10 +63,10 @@ static void check_status()
 int main()
 {
     return simt::test([] {
-        check(LeverageCase({CHUNK + 5, 0, 1}, 1, CHUNK, 0, 0, true, false, 1e-2, 300), 2);
+        check(LeverageCase({CHUNK + 5, 0, 1}, 1, CHUNK, 0, 0, true, false, 1e-2, BIAS), 2);
         check(LeverageCase({CHUNK - 7, 37}, COMPACTOR_PAGED ? 2 : 1, CHUNK, 4, 3, true, true, 5e-3, 2), 2);
         check(LeverageCase({90, 20, 16, 2}, 2, CHUNK, 0, 0, false, true, 1e-2, 0), 1);
-        check(LeverageCase({9, 60}, COMPACTOR_PAGED ? 2 : 1, CHUNK, 0, 0, true, false, 0, 0), 1);
+        check(LeverageCase({9, 60}, COMPACTOR_PAGED ? 2 : 1, CHUNK, 0, 0, true, false, 0, 0), 1, ILL_CONDITIONED);
         check_status();
     });
 }
