@@ -12,7 +12,7 @@
 constexpr int WARPS = 4;
 #include "sketch.cuh"
 
-constexpr i32 MIN_BLOCKS = K <= 64 ? 3 : 2;
+constexpr i32 MIN_BLOCKS = K <= 64 && COMPACTOR_ROTARY == 0 ? 3 : 2;
 constexpr i32 SOLVED_MEAN_AT = CENTER_BYTES, PHI_AT = SOLVED_MEAN_AT + K * 4;
 constexpr i32 FRAGMENTS_BYTES = K / 8 * K_TILES * 768, FACTOR_BYTES = FRAGMENTS_BYTES + K * 4;
 
