@@ -75,6 +75,27 @@ public class PagingTests
     }
 
     [Fact]
+    public unsafe void Work_on_a_side_stream_waits_for_the_callers_and_the_callers_for_it()
+    {
+        for (ulong seed = 1; seed <= 10; seed++)
+        {
+            using var device = new Device(seed);
+            using var callers = device.Driver.CreateStream();
+            BufferView<int> memory = device.New<int>(4), result = device.New<int>(4);
+            device.Driver.Fill(memory.Address, 1, 16, callers);
+            device.Backend.StartAfter(callers);
+            Assert.Equal([0x01010101, 0x01010101, 0x01010101, 0x01010101], device.Backend.Read(memory));
+            device.Backend.Upload<int>([1, 2, 3, 4], result);
+            device.Backend.FinishBefore(callers);
+            nint host = device.Driver.AllocateHost(16);
+            device.Driver.CopyToHost(result.Address, host, 16, callers);
+            callers.Synchronize();
+            Assert.Equal([1, 2, 3, 4], new Span<int>((void*)host, 4).ToArray());
+            device.Driver.FreeHost(host);
+        }
+    }
+
+    [Fact]
     public void A_prefill_that_is_not_finite_changes_nothing()
     {
         var layer = TestLayer.Random(2, [100], 2, 2, 64);
