@@ -23,7 +23,7 @@ void check_global(Thread& self, u64 address, u32 bytes, u32 alignment, Access ac
     if ((address & (alignment - 1)) != 0) fault("global %s of %u bytes at 0x%llx is not aligned to %u", verb(access), bytes, address, alignment);
     access_happens(*self.launch);
     if (self.launch->what->check_races == 0) return;
-    const Record* other = check_access(self, device_memory.accesses, address - (u64)device_memory.data, bytes, access, self.launch->first_serial, self.launch->last_serial);
+    const Record* other = check_global_access(self, device_memory.accesses, address - (u64)device_memory.data, bytes, access);
     if (other != nullptr) race(self, "global", address, bytes, access, *other);
 }
 
@@ -46,7 +46,7 @@ u8* check_shared(Thread& self, u32 at, u32 bytes, Access access)
     if (access == Access::write)
         for (u32 i = 0; i < bytes; i++) state[i] = shared_written;
     if (self.launch->what->check_races != 0) {
-        const Record* other = check_access(self, block.accesses, offset, bytes, access, block.serial, block.serial);
+        const Record* other = check_shared_access(self, block.accesses, offset, bytes, access);
         if (other != nullptr) race(self, "shared", at, bytes, access, *other);
     }
     return block.shared + offset;

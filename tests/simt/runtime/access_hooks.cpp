@@ -66,6 +66,8 @@ HOOKS(8)
 HOOKS(16)
 void __tsan_read_range(void* at, unsigned long bytes) { simt::hook((u64)at, (u32)bytes, 1, Access::read, __builtin_return_address(0)); }
 void __tsan_write_range(void* at, unsigned long bytes) { simt::hook((u64)at, (u32)bytes, 1, Access::write, __builtin_return_address(0)); }
+void __tsan_vptr_read(void**) {}
+void __tsan_vptr_update(void**, void*) {}
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}

@@ -99,7 +99,7 @@ struct Launch
 };
 
 // The thread running now on this OS thread, or null outside a launch.
-extern thread_local Thread* running;
+extern __thread Thread* running __attribute__((tls_model("initial-exec")));
 
 // Ends the launch with a message about the running thread.
 [[noreturn]] void fault(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -189,10 +189,12 @@ static u8 bytes_in_cell(u64 cell, u64 offset, u32 bytes)
     return (u8)((0xffu << from) & (0xffu >> (8 - to)));
 }
 
-const Record* check_access(Thread& thread, Cell* cells, u64 offset, u32 bytes, Access access, u32 first_serial, u32 last_serial)
+// `shared`: only the block itself sees the memory, so what lies before its present phase is of the past.
+template <bool shared> static const Record* check(Thread& thread, Cell* cells, u64 offset, u32 bytes, Access access)
 {
     static thread_local u32 victim = 0;
     const Block& block = *thread.block;
+    u32 first_serial = thread.launch->first_serial, blocks = thread.launch->last_serial - first_serial;
     Record now;
     now.block = block.serial;
     now.phase = block.phase;
@@ -204,7 +206,7 @@ const Record* check_access(Thread& thread, Cell* cells, u64 offset, u32 bytes, A
         Record* place = nullptr;
         bool known = false;
         for (Record& then : cells[cell].records) {
-            if (then.block - first_serial > last_serial - first_serial) {
+            if (shared ? then.block != now.block || then.phase != now.phase : then.block - first_serial > blocks) {
                 if (place == nullptr) place = &then;
                 continue;
             }
@@ -231,6 +233,9 @@ const Record* check_access(Thread& thread, Cell* cells, u64 offset, u32 bytes, A
     }
     return nullptr;
 }
+
+const Record* check_global_access(Thread& thread, Cell* cells, u64 offset, u32 bytes, Access access) { return check<false>(thread, cells, offset, bytes, access); }
+const Record* check_shared_access(Thread& thread, Cell* cells, u64 offset, u32 bytes, Access access) { return check<true>(thread, cells, offset, bytes, access); }
 
 bool written_in_launch(const Thread& thread, const Cell* cells, u64 offset, u32 bytes)
 {

@@ -28,8 +28,8 @@ static_assert(sizeof(Record) == 16, "four to a cache line");
 struct Cell { Record records[4]; };
 
 // Checks an access of `bytes` bytes at `offset` of a memory whose records are `cells` and records it. Returns the record it races with, or null.
-// Records of blocks outside [first_serial, last_serial] are of the past.
-const Record* check_access(Thread& thread, Cell* cells, u64 offset, u32 bytes, Access access, u32 first_serial, u32 last_serial);
+const Record* check_global_access(Thread& thread, Cell* cells, u64 offset, u32 bytes, Access access);
+const Record* check_shared_access(Thread& thread, Cell* cells, u64 offset, u32 bytes, Access access);
 // Whether any of the bytes was written in the present launch: what a non-coherent load must not read.
 bool written_in_launch(const Thread& thread, const Cell* cells, u64 offset, u32 bytes);
 

@@ -15,7 +15,7 @@
 
 namespace simt {
 
-thread_local Thread* running __attribute__((tls_model("initial-exec"))) = nullptr;
+__thread Thread* running = nullptr;
 
 static std::atomic<u32> next_serial{1};
 
