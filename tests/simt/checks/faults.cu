@@ -100,7 +100,7 @@ extern "C" __global__ void reach(const __grid_constant__ FaultParams p)
     if (chosen && p.fault == 3) from = (const float*)((const u8*)from + 2);
     if (chosen && p.fault == 4) (void)load_streaming((const u8*)p.data + 8);
     if (chosen && p.fault == 5) to = nullptr;
-    if (chosen && p.fault == 8) *(u32x4*)((u8*)p.more + 16) = *(const u32x4*)((const u8*)p.data + 8);
+    if (chosen && p.fault == 8) *(u32x4*)((u8*)p.more + 2048) = *(const u32x4*)((const u8*)p.data + 8);
     if (p.fault == 6) store_shared(slot(threadIdx.x + (chosen ? 4 * blockDim.x : 0)), 0);
     if (p.fault == 7) store_shared(slot(threadIdx.x) + (chosen ? 2 : 0), 0);
     *to = *from;
