@@ -35,12 +35,15 @@ constexpr i32 DIM = COMPACTOR_HEAD_DIM, GROUP = COMPACTOR_GROUP, ROW_BYTES = DIM
 constexpr i32 ROW_STRIDE = UNITS % 8 == 0 ? ROW_BYTES : (UNITS | 1) * 16;
 constexpr i32 WARPS = ROW_BYTES <= 256 ? 4 : ROW_BYTES <= 512 ? 2 : 1, THREADS = WARPS * 32;
 constexpr i32 ROWS = IS_F32 ? 8 : 16, TILE_KEYS = 16;
+// Columns of the values that a warp sums: beyond 128, accumulators of all would not fit its registers, and two warps share the rows, each with half of the columns.
+constexpr i32 COLUMNS = !IS_F32 && DIM > 128 ? DIM / 2 : DIM, COLUMN_WARPS = DIM / COLUMNS;
 // Keys of a split: a sequence with few query rows is split, so that one long sequence fills the device; one with many has rows enough.
 constexpr i32 SPLIT_KEYS = 512, SPLIT_ROWS = 64;
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000); }
 
 template <i32 Team, i32 TileRows> struct AttentionShape
 {
+    static_assert(Team % COLUMN_WARPS == 0 && COLUMNS % 16 == 0 && TileRows <= Team / COLUMN_WARPS * ROWS, "a team's warps hold its rows and columns");
     static constexpr i32 TEAMS = WARPS / Team, STAGE_KEYS = TILE_KEYS * Team;
     static constexpr i32 STAGE_BYTES = WARPS * (2 * TILE_KEYS * ROW_STRIDE + TILE_KEYS * 4), QUERY_BYTES = TileRows * ROW_STRIDE;
     static constexpr i32 STAGES = 3 * STAGE_BYTES + QUERY_BYTES <= 99 * 1024 ? 3 : 2;
@@ -52,6 +55,12 @@ template <i32 Team, i32 TileRows> struct AttentionShape
 };
 
 __device__ __forceinline__ u32 unit_at(i32 row, i32 unit) { return row * ROW_STRIDE + (UNITS % 8 == 0 ? unit ^ (row & 7) : unit) * 16; }
+
+// The same for unit 2·pair + odd, with what a constant pair makes constant kept apart: a warp walks pairs, and few addresses stay in registers.
+__device__ __forceinline__ u32 unit_at(i32 row, i32 pair, i32 odd)
+{
+    return UNITS % 8 == 0 ? unit_at(row, pair % 4 * 2 + odd) + pair / 4 * 128 : unit_at(row, odd) + pair * 32;
+}
 
 __device__ __forceinline__ i32 query_start(const AttentionParams& p, i32 b) { return p.query_starts ? ((const i32*)p.query_starts)[b] : b; }
 __device__ __forceinline__ i32 table_row(const AttentionParams& p, i32 row) { return p.tables.rows == p.sequences ? row / p.kv_heads : row; }
@@ -147,14 +156,16 @@ __device__ __forceinline__ u32 pack(float low, float high) { return pack_bf16(lo
 // A warp's 16 query rows. A lane holds rows lane / 4 and + 8, of keys 2(lane % 4), + 1, + 8, + 9 and of the same columns of every 8 values.
 struct WarpRows
 {
-    f32x4 values[DIM / 8];
+    f32x4 values[COLUMNS / 8];
+    i32 first_column;
     float maximum[2], sum[2];
     Sight sights[2];
 
-    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, i32 first_row)
+    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, i32 first_row, i32 column_warp)
     {
+        first_column = column_warp * COLUMNS;
 #pragma unroll
-        for (i32 n = 0; n < DIM / 8; n++)
+        for (i32 n = 0; n < COLUMNS / 8; n++)
             values[n] = {0, 0, 0, 0};
         for (i32 i = 0; i < 2; i++)
         {
@@ -173,7 +184,7 @@ struct WarpRows
 #pragma unroll
         for (i32 k = 0; k < DIM / 16; k++)
         {
-            u32x4 a = ldmatrix_x4(query + unit_at(row, 2 * k + lane / 16)), b = ldmatrix_x4(keys + unit_at(key, 2 * k + lane / 8 % 2));
+            u32x4 a = ldmatrix_x4(query + unit_at(row, k, lane / 16)), b = ldmatrix_x4(keys + unit_at(key, k, lane / 8 % 2));
             mma(s[0], a, {b.x, b.y});
             mma(s[1], a, {b.z, b.w});
         }
@@ -207,9 +218,9 @@ struct WarpRows
         u32x4 high = {pack(x[0][0], x[0][1]), pack(x[1][0], x[1][1]), pack(x[0][2], x[0][3]), pack(x[1][2], x[1][3])};
         u32x4 low = {rest(high.x, x[0][0], x[0][1]), rest(high.y, x[1][0], x[1][1]), rest(high.z, x[0][2], x[0][3]), rest(high.w, x[1][2], x[1][3])};
 #pragma unroll
-        for (i32 n = 0; n < DIM / 16; n++)
+        for (i32 n = 0; n < COLUMNS / 16; n++)
         {
-            u32x4 v = ldmatrix_x4_trans(value_rows + unit_at(first_key + lane % 16, 2 * n + lane / 16));
+            u32x4 v = ldmatrix_x4_trans(value_rows + first_column * ELEMENT_BYTES + unit_at(first_key + lane % 16, n, lane / 16));
             add(values[2 * n], shrink, low, high, {v.x, v.y});
             add(values[2 * n + 1], shrink, low, high, {v.z, v.w});
         }
@@ -227,11 +238,11 @@ struct WarpRows
             i32 row = first_row + lane / 4 + 8 * i;
             if (row >= rows)
                 continue;
-            if (lane % 4 == 0)
+            if (lane % 4 == 0 && first_column == 0)
                 store_shared_x2(sums + row * 8, {__float_as_uint(maximum[i]), __float_as_uint(sum[i])});
 #pragma unroll
-            for (i32 n = 0; n < DIM / 8; n++)
-                store_shared_x2(exchange + (row * DIM + n * 8 + lane % 4 * 2) * 4,
+            for (i32 n = 0; n < COLUMNS / 8; n++)
+                store_shared_x2(exchange + (row * DIM + first_column + n * 8 + lane % 4 * 2) * 4,
                     {__float_as_uint(i == 0 ? values[n].x : values[n].z), __float_as_uint(i == 0 ? values[n].y : values[n].w)});
         }
     }
@@ -257,18 +268,18 @@ private:
 // A warp's 8 query rows: lane l holds key l % 16 of the logits, columns 4l to 4l + 3 (and + 128) of the values.
 struct WarpRows
 {
-    static constexpr i32 COLUMNS = (UNITS + 31) / 32;
-    f32x4 values[ROWS][COLUMNS];
+    static constexpr i32 LANE_UNITS = (UNITS + 31) / 32;
+    f32x4 values[ROWS][LANE_UNITS];
     float maximum[ROWS], sum[ROWS];
     Sight sights[ROWS];
 
-    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, i32 first_row)
+    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, i32 first_row, i32)
     {
 #pragma unroll
         for (i32 r = 0; r < ROWS; r++)
         {
 #pragma unroll
-            for (i32 c = 0; c < COLUMNS; c++)
+            for (i32 c = 0; c < LANE_UNITS; c++)
                 values[r][c] = {0, 0, 0, 0};
             maximum[r] = minus_infinity();
             sum[r] = 0;
@@ -319,22 +330,22 @@ struct WarpRows
 #pragma unroll
             for (i32 r = 0; r < ROWS; r++)
 #pragma unroll
-                for (i32 c = 0; c < COLUMNS; c++)
+                for (i32 c = 0; c < LANE_UNITS; c++)
                     values[r][c] = {values[r][c].x * shrink[r], values[r][c].y * shrink[r], values[r][c].z * shrink[r], values[r][c].w * shrink[r]};
         }
 #pragma unroll 4
         for (i32 j = 0; j < TILE_KEYS; j++)
         {
-            f32x4 v[COLUMNS];
+            f32x4 v[LANE_UNITS];
 #pragma unroll
-            for (i32 c = 0; c < COLUMNS; c++)
+            for (i32 c = 0; c < LANE_UNITS; c++)
                 v[c] = lane + 32 * c < UNITS ? load_shared_f32x4(value_rows + unit_at(first_key + j, lane + 32 * c)) : f32x4{0, 0, 0, 0};
 #pragma unroll
             for (i32 r = 0; r < ROWS; r++)
             {
                 float weight = __shfl_sync(0xffffffff, x[r], j);
 #pragma unroll
-                for (i32 c = 0; c < COLUMNS; c++)
+                for (i32 c = 0; c < LANE_UNITS; c++)
                     values[r][c] = {fmaf(weight, v[c].x, values[r][c].x), fmaf(weight, v[c].y, values[r][c].y), fmaf(weight, v[c].z, values[r][c].z), fmaf(weight, v[c].w, values[r][c].w)};
             }
         }
@@ -355,7 +366,7 @@ struct WarpRows
             if (lane == 0)
                 store_shared_x2(sums + row * 8, {__float_as_uint(maximum[r]), __float_as_uint(sum[r])});
 #pragma unroll
-            for (i32 c = 0; c < COLUMNS; c++)
+            for (i32 c = 0; c < LANE_UNITS; c++)
                 if (lane + 32 * c < UNITS)
                     store_shared_f32x4(exchange + (row * DIM + (lane + 32 * c) * 4) * 4, values[r][c]);
         }
@@ -395,7 +406,7 @@ template <i32 Team, i32 TileRows> struct Attention
                 return;
         }
         i64 offset = real ? paged_offset(p.cache, block, slot % p.block_size, item.head, ELEMENT_BYTES) : 0;
-#pragma unroll
+#pragma unroll 4
         for (i32 i = 0; i < (TILE_KEYS * UNITS + 31) / 32; i++)
         {
             i32 copy = lane + 32 * i, row = copy / UNITS, unit = copy - row * UNITS;
@@ -417,6 +428,7 @@ template <i32 Team, i32 TileRows> struct Attention
 
     __device__ __forceinline__ static void team_barrier()
     {
+        static_assert(Team == 1 || Team == WARPS, "a team is a warp or the block");
         if (Team == 1)
             __syncwarp();
         else
@@ -447,7 +459,7 @@ template <i32 Team, i32 TileRows> struct Attention
     // One (row, tile, split).
     __device__ __forceinline__ static void attend(const AttentionParams& p, const Item& item)
     {
-        i32 team = threadIdx.x / 32 / Team, member = threadIdx.x / 32 % Team, first_row = item.tile * TileRows;
+        i32 team = threadIdx.x / 32 / Team, member = threadIdx.x / 32 % Team, row_warp = member / COLUMN_WARPS, first_row = item.tile * TileRows;
         i32 rows = item.tokens * GROUP - first_row < TileRows ? item.tokens * GROUP - first_row : TileRows;
         const i32* table = (const i32*)p.tables.tables + (i64)table_row(p, item.row) * p.tables.row_stride;
         i32 begin = item.split * split_keys(item.tokens), seen = sight_of(p, item, first_row + rows - 1).limit;
@@ -471,7 +483,7 @@ template <i32 Team, i32 TileRows> struct Attention
         }
         load_queries(p, item, first_row);
         WarpRows warp_rows;
-        warp_rows.start(p, item, first_row + member * ROWS);
+        warp_rows.start(p, item, first_row + row_warp * ROWS, member % COLUMN_WARPS);
         __syncthreads();
         i32 slot = 0;
         for (i32 n = 0; n < stages; n++)
@@ -491,13 +503,13 @@ template <i32 Team, i32 TileRows> struct Attention
                 u32 at = positions + (slot * Shape::STAGE_KEYS + first_key) * 4;
                 if (p.window > 0 && !__any_sync(0xffffffff, (i32)load_shared(at + threadIdx.x % 16 * 4) > oldest))
                     continue;
-                warp_rows.take(p, shared_base() + Shape::QUERY, member * ROWS, TileRows, keys, keys + Shape::STAGE_KEYS * ROW_STRIDE, first_key, first_slot + first_key, end, at);
+                warp_rows.take(p, shared_base() + Shape::QUERY, row_warp * ROWS, TileRows, keys, keys + Shape::STAGE_KEYS * ROW_STRIDE, first_key, first_slot + first_key, end, at);
             }
             slot = slot == Shape::STAGES - 1 ? 0 : slot + 1;
         }
         cp_async_wait<0>();
         __syncthreads();
-        warp_rows.leave(shared_base() + team * TileRows * DIM * 4, shared_base() + Shape::SUMS + team * TileRows * 8, member * ROWS, rows);
+        warp_rows.leave(shared_base() + team * TileRows * DIM * 4, shared_base() + Shape::SUMS + team * TileRows * 8, row_warp * ROWS, rows);
         __syncthreads();
         merge_teams(p, item, first_row, rows);
     }

@@ -6,19 +6,21 @@
 // Cost: 2·N·Hq·C·D flops, N·Hq·C exponentials, N·(Hq + Hkv)·D elements read. L8 at N = 131,072, C = 256: 275 GFLOP, 1.07 G exp, 1.34 GB, floor 348 us.
 //
 // Shape. A block is one chunk of one KV head. The chunk's keys stay in shared memory; tiles of M = 64 queries stream past, G·ceil(count / M) of them.
-// A group of ceil(C / 64) warps owns a tile: each warp computes 64 x 64 logits, 128 accumulators a thread, so that a query tile is read once by each warp
+// A group of W = ceil(C / 64) warps owns a tile: each warp computes 64 x 64 logits, 128 accumulators a thread, so that a query tile is read once by each warp
 // and a key by one: 2·64·256·D bytes of shared reads a tile for C 256, 1024 cycles beside the 1024 to 1650 that the tensor cores take. A row's maximum and sum
-// meet in shared memory. Two groups share the keys: while one multiplies, the other takes exponentials (16,384 of them, 1024 cycles), and the load of its
-// next tile hides there too, so one buffer a group is enough: 64 + 2·16 + 2 KB for C 256, D 128, which fits the 99 KB of sm_86.
-// Logits never leave registers: one matrix pass, one exponential each. Column sums stay in registers to the end, then meet in a fixed order.
+// meet in shared memory. Logits never leave registers: one matrix pass, one exponential each. Column sums stay in registers to the end, then meet in a fixed order.
+// Eight warps of up to 255 registers fill an SM. While one group takes exponentials (16,384 of them, 1024 cycles), another multiplies, and the load of its
+// next tile hides there too, so one buffer a group is enough. Two blocks of one group also hide each other's loading of keys (2 of 17 us): 2·(64 + 16 + 1) KB
+// for C 256, D 128, on sm_80 and sm_90. Where two do not fit an SM, two groups share one block's keys: 64 + 2·(16 + 1) KB, within the 99 KB of sm_86 and sm_89.
 // float32 is split in three bf16 parts (8 + 8 + 8 bits, exact), six products of parts, tiles of 32 queries.
-// Where a chunk's keys do not fit (COMPACTOR_KEYS_RESIDENT 0), one group works, and keys stream with the queries in slabs of the head dimension,
-// from the L2 cache for every tile: rows of logits are whole all the same, so there is still one matrix pass and one exponential.
+// Where a chunk's keys do not fit (COMPACTOR_KEYS_RESIDENT 0), keys stream with the queries in slabs of the head dimension, from the L2 cache for every
+// tile: rows of logits are whole all the same, so there is still one matrix pass and one exponential.
 //
-// Launch: grid (chunks·Hkv), block THREADS, where (all integer division)
-//     M = f32 ? 32 : 64;  W = ceil(C / 64);  GROUPS = RESIDENT && W <= 4 ? 2 : 1;  THREADS = 32·W·GROUPS
+// Launch: grid (chunks·Hkv), block 32·W·GROUPS, where (all integer division)
+//     M = f32 ? 32 : 64;  W = ceil(C / 64);  GROUPS = COMPACTOR_QUERY_GROUPS, 1 unless keys are resident and W <= 4
 //     SLAB = RESIDENT ? D : the largest of 64 (not f32), 32, 16 that divides D;  ROW = SLAB·bytes, plus (f32 ? 32 : 16) unless 128 divides it
-//     shared = 64·W·ROW + GROUPS·(M·ROW + M·W·4);  RESIDENT is 1 where that is within the device's limit for a block.
+//     shared(GROUPS) = 64·W·ROW + GROUPS·(M·ROW + M·W·4)
+//     RESIDENT is 1 where shared(1) is within the device's limit for a block; GROUPS is 2 where W <= 4, shared(2) is too, and an SM does not hold 2·(shared(1) + 1024).
 // Tensors: addresses and strides are multiples of 16 bytes. Registers: at most 255, 8 warps an SM.
 #include "tensor.cuh"
 #include "element.cuh"
@@ -27,9 +29,10 @@
 
 constexpr i32 D = COMPACTOR_HEAD_DIM, CHUNK = COMPACTOR_CHUNK;
 constexpr bool RESIDENT = COMPACTOR_KEYS_RESIDENT;
+static_assert(COMPACTOR_QUERY_GROUPS == 1 || (COMPACTOR_QUERY_GROUPS == 2 && COMPACTOR_KEYS_RESIDENT && COMPACTOR_CHUNK <= 256));
 
 constexpr i32 M = IS_F32 ? 32 : 64, M_TILES = M / 16, N_TILES = 8;
-constexpr i32 COLUMN_WARPS = ceil_div(CHUNK, 64), GROUPS = RESIDENT && COLUMN_WARPS <= 4 ? 2 : 1;
+constexpr i32 COLUMN_WARPS = ceil_div(CHUNK, 64), GROUPS = COMPACTOR_QUERY_GROUPS;
 constexpr i32 GROUP_THREADS = 32 * COLUMN_WARPS, THREADS = GROUP_THREADS * GROUPS, MIN_BLOCKS = THREADS > 128 ? 1 : 256 / THREADS;
 
 constexpr i32 SLAB = RESIDENT ? D : !IS_F32 && D % 64 == 0 ? 64 : D % 32 == 0 ? 32 : 16, SLABS = D / SLAB;

@@ -10,7 +10,7 @@
 // Lengths are read on the device: the grid is fixed, blocks take every gridDim-th split in row order, and splits depend on their own head's length alone.
 // Accuracy: 1e-5 relative L2 of the float64 reference over the same inputs (1 to 2e-6 measured on the emulator, whose mma truncates at every product).
 //
-// decode_attention   grid: SMs·blocks an SM (not more than B·Hkv·ceil(G / rows)·most_splits)   threads: 32·WARPS   shared: AttentionShape<1, TileRows>::SHARED_BYTES
+// decode_attention   grid: SMs·blocks an SM (not more than B·Hkv·ceil(G / rows)·most_splits)   threads: 32·WARPS   shared: AttentionShape<COLUMN_WARPS, TileRows>::SHARED_BYTES
 // decode_merge       grid: ceil(B·Hq / 4)   threads: 128   shared: 0
 //   row = D·element bytes; WARPS = 4, 2, 1 for row <= 256, <= 512, else; rows = 8 for f32, else 16; TileRows = min(G, rows)
 //   stride = row where row % 128 = 0, else ((row / 16) | 1)·16;  stage = WARPS·(32·stride + 64);  shared = STAGES·stage + TileRows·stride, STAGES = 3 where that is <= 101376, else 2
@@ -18,7 +18,7 @@
 // Workspace: B·Hq·most_splits·(D + 2)·4 bytes for partial_values, then partial_sums; most_splits = ceil(row_stride·block_size / 512).
 #include "attention.cuh"
 
-typedef Attention<1, (GROUP < ROWS ? GROUP : ROWS)> Decode;
+typedef Attention<COLUMN_WARPS, (GROUP < ROWS ? GROUP : ROWS)> Decode;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2) decode_attention(const __grid_constant__ AttentionParams p) { Decode::run(p); }
 

@@ -46,6 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) factor(const __grid_consta
     i64 part_stride = (i64)heads * (TRIANGLE + K);
     double* totals = p.totals != 0 ? (double*)p.totals + (i64)blockIdx.x * (TRIANGLE + K + 1) : nullptr;
     double w[Factor::Elements] = {}, sum = 0, count = chunk.count;
+#pragma unroll (K <= 64 ? 4 : 1)
     for (i32 part = 0; part < parts; part++, partials += part_stride)
     {
 #pragma unroll

@@ -12,7 +12,7 @@
 constexpr int WARPS = 4;
 #include "sketch.cuh"
 
-constexpr i32 MIN_BLOCKS = K <= 64 ? 3 : 2;
+constexpr i32 MIN_BLOCKS = K <= 64 && COMPACTOR_ROTARY == 0 ? 3 : 2;
 constexpr i32 SOLVED_MEAN_AT = CENTER_BYTES, PHI_AT = SOLVED_MEAN_AT + K * 4;
 constexpr i32 FRAGMENTS_BYTES = K / 8 * K_TILES * 768, FACTOR_BYTES = FRAGMENTS_BYTES + K * 4;
 
@@ -103,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) leverage_apply
                     o[m][half] += __shfl_xor_sync(0xffffffff, o[m][half], mask);
                 i32 own = token + m * 16 + half * 8 + lane / 4;
                 if (quad == 0 && own < part.count)
-                    scores[(i64)own * heads] = o[m][half];
+                    scores[(i64)own * heads] = is_finite(o[m][half]) ? o[m][half] : 0;   // a key that is not finite has been reported
             }
     }
 }

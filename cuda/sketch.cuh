@@ -119,18 +119,22 @@ __device__ __forceinline__ float center_of(const Keys& keys, const Place& place,
 {
     if (!keys.center)
         return 0;
-    i32 rows = chunk.count < CENTER_ROWS ? chunk.count : CENTER_ROWS;
     float sum = 0;
-    for (i32 i = 0; i < rows; i++)
-        sum += key_element(key_row(keys, place, chunk.start, chunk.token + (i32)((i64)i * chunk.count / rows)), d, keys.rotary_dim);
-    return sum / rows;
+#pragma unroll 8
+    for (i32 i = 0; i < CENTER_ROWS; i++)
+    {
+        i32 token = chunk.count < CENTER_ROWS ? i : (i32)((i64)i * chunk.count / CENTER_ROWS);
+        if (token < chunk.count)
+            sum += key_element(key_row(keys, place, chunk.start, chunk.token + token), d, keys.rotary_dim);
+    }
+    return sum / (chunk.count < CENTER_ROWS ? chunk.count : CENTER_ROWS);
 }
 
 struct Piece { u32 words[4]; };   // two of them where a piece has 8 bytes
 
-__device__ __forceinline__ Piece load_piece(const KeyRow& row, i32 piece, i32 quad)
+__device__ __forceinline__ Piece load_piece(const u8* row, i32 piece)
 {
-    const u8* at = row.bytes + (piece * 4 + quad) * (PIECE * ELEMENT_BYTES);
+    const u8* at = row + piece * (PIECE * ELEMENT_BYTES);
     if (PIECE * ELEMENT_BYTES == 16)
     {
         u32x4 words = load_streaming(at);
@@ -151,6 +155,31 @@ __device__ __forceinline__ f32x4 piece_values(const Piece& piece, [[maybe_unused
 #endif
 }
 
+// Elements d to d + 3 of a row, d a multiple of 4, before its rotation.
+__device__ __forceinline__ f32x4 rotate_back(const KeyRow& row, i32 d, f32x4 x, i32 rotary_dim)
+{
+    i32 pairs = rotary_dim / 2;
+    if (pairs % 4 != 0 || PIECE != 4)
+        return {key_element(row, d, rotary_dim), key_element(row, d + 1, rotary_dim), key_element(row, d + 2, rotary_dim), key_element(row, d + 3, rotary_dim)};
+    if (d >= rotary_dim)
+        return x;
+    if constexpr (COMPACTOR_ROTARY == 1)
+    {
+        bool first = d < pairs;
+        i32 pair = first ? d : d - pairs;
+        f32x4 other = piece_values(load_piece(row.bytes, (first ? d + pairs : d - pairs) / 4), 0);
+        f32x4 cosine = *(const f32x4*)(row.rotation + pair), sine = *(const f32x4*)(row.rotation + pairs + pair);
+        float sign = first ? 1 : -1;
+        return {fmaf(cosine.x, x.x, sign * sine.x * other.x), fmaf(cosine.y, x.y, sign * sine.y * other.y),
+                fmaf(cosine.z, x.z, sign * sine.z * other.z), fmaf(cosine.w, x.w, sign * sine.w * other.w)};
+    }
+    else
+    {
+        f32x2 cosine = *(const f32x2*)(row.rotation + d / 2), sine = *(const f32x2*)(row.rotation + pairs + d / 2);
+        return {fmaf(cosine.x, x.x, sine.x * x.y), fmaf(cosine.x, x.y, -sine.x * x.x), fmaf(cosine.y, x.z, sine.y * x.w), fmaf(cosine.y, x.w, -sine.y * x.z)};
+    }
+}
+
 // Sketches N_TILES tiles of tokens, lane's rows being 8·n + lane / 4 of the warp's; rows that are not real count as zero. For every step, multiply(n, phi, high, low)
 // takes tile n's fragments.
 template <class Multiply>
@@ -164,16 +193,15 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
     {
         i32 own = token + n * 8 + lane / 4;
         rows[n] = key_row(keys, place, start, own < end ? own : end - 1);
-        if constexpr (COMPACTOR_ROTARY == 0)
-            pieces[0][n] = load_piece(rows[n], 0, quad);
+        pieces[0][n] = load_piece(rows[n].bytes, quad);
     }
 #pragma unroll
     for (i32 piece = 0; piece < PIECES; piece++)
     {
-        if (COMPACTOR_ROTARY == 0 && piece + 1 < PIECES)
+        if (piece + 1 < PIECES)
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)
-                pieces[(piece + 1) % 2][n] = load_piece(rows[n], piece + 1, quad);
+                pieces[(piece + 1) % 2][n] = load_piece(rows[n].bytes, (piece + 1) * 4 + quad);
 #pragma unroll
         for (i32 part = 0; part < PIECE / 4; part++)
         {
@@ -186,12 +214,9 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)
             {
-#if COMPACTOR_ROTARY
-                f32x4 x = {key_element(rows[n], d, keys.rotary_dim), key_element(rows[n], d + 1, keys.rotary_dim),
-                           key_element(rows[n], d + 2, keys.rotary_dim), key_element(rows[n], d + 3, keys.rotary_dim)};
-#else
                 f32x4 x = piece_values(pieces[piece % 2][n], part);
-#endif
+                if constexpr (COMPACTOR_ROTARY != 0)
+                    x = rotate_back(rows[n], d, x, keys.rotary_dim);
                 SplitPair first = split_bf16(x.x - center.x, x.y - center.y), second = split_bf16(x.z - center.z, x.w - center.w);
                 bool real = token + n * 8 + lane / 4 < end;
                 multiply(n, phi, u32x2{real ? first.high : 0, real ? second.high : 0}, u32x2{real ? first.low : 0, real ? second.low : 0});

@@ -16,7 +16,7 @@
 constexpr int WARPS = 4;
 #include "gram.cuh"
 
-constexpr i32 TOKENS = WARPS * WARP_TOKENS, MIN_BLOCKS = K <= 64 ? 3 : 2;
+constexpr i32 TOKENS = WARPS * WARP_TOKENS, MIN_BLOCKS = K <= 64 && COMPACTOR_ROTARY == 0 ? 3 : 2;
 constexpr i32 CENTER_AT = K * TOKENS * 4, PARTS_AT = CENTER_AT + CENTER_BYTES, PHI_AT = PARTS_AT + COLUMN_PARTS_BYTES;
 
 struct SketchCenterParams

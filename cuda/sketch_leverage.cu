@@ -21,7 +21,7 @@ constexpr int WARPS = 8;
 #include "gram.cuh"
 #include "cholesky.cuh"
 
-constexpr i32 MIN_BLOCKS = K <= 48 && D <= 128 && !IS_F32 ? 2 : 1;   // of 128 registers a thread, or 255
+constexpr i32 MIN_BLOCKS = K <= 48 && D <= 128 && !IS_F32 && COMPACTOR_ROTARY == 0 ? 2 : 1;   // of 128 registers a thread, or 255
 constexpr i32 CHUNK = COMPACTOR_CHUNK, TOKENS = round_up(CHUNK, WARP_TOKENS);
 
 using Factor = InverseFactor<float, K>;

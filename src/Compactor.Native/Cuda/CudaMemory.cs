@@ -10,14 +10,14 @@ internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
     private const nint Host = -1;
 
     private readonly Lock _lock = new();
-    private readonly Dictionary<nint, long> _sizes = [];
+    private readonly Dictionary<nint, (long Bytes, bool IsHost)> _sizes = [];
     private readonly Dictionary<(nint Stream, long Bytes), Stack<nint>> _idle = [];
     private readonly DriverApi _driver = context.Driver;
 
     public nint Allocate(long bytes, nint stream)
     {
         long size = Round(bytes);
-        return Take(stream, size, out nint kept) ? kept : Keep(Acquire(size, stream), size);
+        return Take(stream, size, out nint kept) ? kept : Keep(Acquire(size, stream), size, isHost: false);
     }
 
     public void Free(nint address, nint stream)
@@ -36,7 +36,7 @@ internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
         nint address = 0;
         using (context.Enter())
             _driver.Check(_driver.MemAllocHost(&address, (nuint)size), $"Allocating {size} bytes of page-locked host memory");
-        return Keep(address, size);
+        return Keep(address, size, isHost: true);
     }
 
     public void FreeHost(nint address)
@@ -47,8 +47,18 @@ internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
             _driver.Check(_driver.MemFreeHost(address), "cuMemFreeHost");
     }
 
-    /// <summary>Gives back what is kept; the streams it was used on are done with it.</summary>
-    public void Dispose() => Trim();
+    /// <summary>Gives back everything, in use or not; the streams it was used on are done with it.</summary>
+    public void Dispose()
+    {
+        lock (_lock)
+            using (context.Enter())
+            {
+                foreach (var (address, (_, isHost)) in _sizes)
+                    ReleaseAnywhere(address, isHost);
+                _sizes.Clear();
+                _idle.Clear();
+            }
+    }
 
     internal static long Round(long bytes)
     {
@@ -90,10 +100,10 @@ internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
             _driver.Check(_driver.MemFree(address), "cuMemFree");
     }
 
-    private nint Keep(nint address, long size)
+    private nint Keep(nint address, long size, bool isHost)
     {
         lock (_lock)
-            _sizes.Add(address, size);
+            _sizes.Add(address, (size, isHost));
         return address;
     }
 
@@ -111,7 +121,9 @@ internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
     {
         lock (_lock)
         {
-            long size = _sizes[address];
+            if (!_sizes.TryGetValue(address, out var kept))
+                return true; // given back already, with everything else
+            long size = kept.Bytes;
             if (size > LargestKept)
             {
                 _sizes.Remove(address);
@@ -132,10 +144,15 @@ internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
                     while (stack.TryPop(out nint address))
                     {
                         _sizes.Remove(address);
-                        if (stream == Host)
-                            _driver.Check(_driver.MemFreeHost(address), "cuMemFreeHost");
-                        else
-                            _driver.Check(context.HasMemoryPools ? _driver.MemFreeAsync(address, 0) : _driver.MemFree(address), "Giving device memory back");
+                        ReleaseAnywhere(address, stream == Host);
                     }
+    }
+
+    private void ReleaseAnywhere(nint address, bool isHost)
+    {
+        if (isHost)
+            _driver.Check(_driver.MemFreeHost(address), "cuMemFreeHost");
+        else
+            Release(address, stream: 0);
     }
 }

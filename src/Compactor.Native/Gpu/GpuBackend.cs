@@ -75,6 +75,34 @@ public sealed unsafe partial class GpuBackend : KvBackend
     /// <inheritdoc/>
     public override BackendEvent Record() => _driver.Record(_stream);
 
+    /// <summary>What is queued here from now on waits for what is queued on a stream of the caller: inputs of a backend that works on a stream of its own, beside the caller's work.</summary>
+    /// <param name="stream">A <c>CUstream</c>.</param>
+    public void StartAfter(nint stream)
+    {
+        using var callers = Adopt(stream);
+        StartAfter(callers);
+    }
+
+    /// <summary>What is queued on a stream of the caller from now on waits for what is queued here.</summary>
+    /// <param name="stream">A <c>CUstream</c>.</param>
+    public void FinishBefore(nint stream)
+    {
+        using var callers = Adopt(stream);
+        FinishBefore(callers);
+    }
+
+    internal void StartAfter(GpuStream callers)
+    {
+        using var reached = _driver.Record(callers);
+        _driver.Wait(_stream, reached);
+    }
+
+    internal void FinishBefore(GpuStream callers)
+    {
+        using var done = _driver.Record(_stream);
+        _driver.Wait(callers, done);
+    }
+
     /// <summary>Waits until everything queued is done, and releases the backend's memory, stream and kernels. Buffers must be disposed before.</summary>
     public override void Dispose()
     {
@@ -85,6 +113,8 @@ public sealed unsafe partial class GpuBackend : KvBackend
         _stream.Dispose();
         _driver.Dispose();
     }
+
+    private GpuStream Adopt(nint stream) => _driver is CudaDriver cuda ? cuda.Adopt(stream) : throw new InvalidOperationException("Only a CUDA device has streams of its callers.");
 
     private static void RequireEqual(long source, long destination)
     {

@@ -34,21 +34,20 @@ internal readonly record struct SketchedKeys(int Dim, ElementType Type, int Sket
 internal static class LeverageLaunch
 {
     public const int MostParts = 64, SmallestPart = 512, PartStep = 256;
-    private const int Threads = 256, ReadThreads = 128;
+    private const int ChunkThreads = 256, PartThreads = 128, PartWarps = PartThreads / 32;
 
     /// <summary>Whether keys are read once.</summary>
     public static bool Fits(in SketchedKeys keys, int chunk, in GpuLimits limits) => chunk > 0 && ChunkSharedBytes(keys, chunk) <= limits.SharedBytesPerBlock;
 
-    public static LaunchShape Chunks(in SketchedKeys keys, int chunk, long blocks) => new(checked((int)blocks), Threads, checked((int)ChunkSharedBytes(keys, chunk)));
+    public static LaunchShape Chunks(in SketchedKeys keys, int chunk, long blocks) => new(checked((int)blocks), ChunkThreads, checked((int)ChunkSharedBytes(keys, chunk)));
 
-    public static LaunchShape Center(long blocks) => new(checked((int)blocks), ReadThreads, 0);
+    public static LaunchShape Center(long blocks) => new(checked((int)blocks), PartThreads, 0);
 
-    public static LaunchShape Gram(in SketchedKeys keys, long blocks) =>
-        new(checked((int)blocks), ReadThreads, 4 * keys.SketchDim * (4 * WarpTokens(keys.SketchDim)) + 4 * keys.Dim + 16 * keys.SketchDim + PhiBytes(keys));
+    public static LaunchShape Gram(in SketchedKeys keys, long blocks) => new(checked((int)blocks), PartThreads, TileBytes(keys) + PhiBytes(keys));
 
-    public static LaunchShape Factor(in SketchedKeys keys, long blocks) => new(checked((int)blocks), Threads, 40 * keys.SketchDim);
+    public static LaunchShape Factor(in SketchedKeys keys, long blocks) => new(checked((int)blocks), ChunkThreads, 40 * keys.SketchDim);
 
-    public static LaunchShape Apply(in SketchedKeys keys, long blocks) => new(checked((int)blocks), ReadThreads, 4 * keys.Dim + 4 * keys.SketchDim + PhiBytes(keys));
+    public static LaunchShape Apply(in SketchedKeys keys, long blocks) => new(checked((int)blocks), PartThreads, 4 * keys.Dim + 4 * keys.SketchDim + PhiBytes(keys));
 
     /// <summary>Parts of a chunk of tokens: at most 64, of at least 512 tokens.</summary>
     public static int Parts(int tokens)
@@ -86,6 +85,8 @@ internal static class LeverageLaunch
     }
 
     private static int WarpTokens(int sketchDim) => sketchDim <= 64 ? 32 : 16;
+
+    private static int TileBytes(in SketchedKeys keys) => 4 * keys.SketchDim * PartWarps * WarpTokens(keys.SketchDim) + 4 * keys.Dim + 4 * PartWarps * keys.SketchDim;
 
     private static int PhiBytes(in SketchedKeys keys) => 2 * keys.Dim * keys.SketchDim;
 }

@@ -1,5 +1,6 @@
 using Compactor.Gpu.Tests.Support;
 using Compactor.Native;
+using Compactor.Native.Compression;
 using Compactor.Native.Cpu;
 using Compactor.Native.Paging;
 using Compactor.Native.Tests.Paging;
@@ -43,6 +44,71 @@ public class PagingTests
     {
         foreach (int blockSize in (int[])[16, 128, 256])
             CheckAttention(type, dim, group, blockSize);
+    }
+
+    [Theory]
+    [InlineData("paper")]
+    [InlineData("kvpress")]
+    [InlineData("compactor-vllm")]
+    public void A_prefill_is_scored_and_its_survivors_are_stored(string preset)
+    {
+        var layer = TestLayer.Random(1, [150, 1, 90], 4, 2, 64, ElementType.BFloat16);
+        var plan = new LayerPlan(layer.Shape, CompressionPresets.ByName[preset] with { SketchDimension = 16 }, Budget.Retention(0.4));
+        using var device = new Device(seed: 3);
+        var inputs = device.Copy(layer.Inputs);
+        using var cache = new PagedCache(device.Backend, new PagedCacheOptions { Layers = 1, KvHeads = 2, HeadDim = 64, ElementType = ElementType.BFloat16, Blocks = 60, BlockSize = 16 });
+        CacheSequence[] sequences = [cache.CreateSequence(), cache.CreateSequence(), cache.CreateSequence()];
+        using (var pending = CacheCompressor.StorePrefill(sequences, 0, plan, inputs))
+            pending.Complete();
+        using var selection = LayerCompressor.Select(device.Backend, plan, inputs);
+        selection.Status.ThrowIfFailed();
+        int[] indices = device.Backend.Read(selection.KeptIndices.View), offsets = device.Backend.Read(selection.KeptOffsets.View);
+        using var dense = selection.Compact(inputs.Key);
+        byte[] survivors = device.Backend.Read(dense.View);
+        for (int row = 0; row < 6; row++)
+        {
+            var (positions, keys, _) = sequences[row / 2].Read(0, row % 2);
+            Assert.Equal(indices[offsets[row]..offsets[row + 1]], positions);
+            Assert.Equal(survivors[(offsets[row] * 128)..(offsets[row + 1] * 128)], keys);
+        }
+        GC.KeepAlive(layer);
+    }
+
+    [Fact]
+    public unsafe void Work_on_a_side_stream_waits_for_the_callers_and_the_callers_for_it()
+    {
+        for (ulong seed = 1; seed <= 10; seed++)
+        {
+            using var device = new Device(seed);
+            using var callers = device.Driver.CreateStream();
+            BufferView<int> memory = device.New<int>(4), result = device.New<int>(4);
+            device.Driver.Fill(memory.Address, 1, 16, callers);
+            device.Backend.StartAfter(callers);
+            Assert.Equal([0x01010101, 0x01010101, 0x01010101, 0x01010101], device.Backend.Read(memory));
+            device.Backend.Upload<int>([1, 2, 3, 4], result);
+            device.Backend.FinishBefore(callers);
+            nint host = device.Driver.AllocateHost(16);
+            device.Driver.CopyToHost(result.Address, host, 16, callers);
+            callers.Synchronize();
+            Assert.Equal([1, 2, 3, 4], new Span<int>((void*)host, 4).ToArray());
+            device.Driver.FreeHost(host);
+        }
+    }
+
+    [Fact]
+    public void A_prefill_that_is_not_finite_changes_nothing()
+    {
+        var layer = TestLayer.Random(2, [100], 2, 2, 64);
+        float[] keys = [.. layer.KeyPreRopeValues];
+        keys[(40 * 2 + 1) * 64] = float.NaN;
+        var broken = TestLayer.From(layer.Shape, keys, layer.QueryValues, layer.KeyValues, layer.ValueValues);
+        using var device = new Device();
+        using var cache = new PagedCache(device.Backend, new PagedCacheOptions { Layers = 1, KvHeads = 2, HeadDim = 64, ElementType = ElementType.Float32, Blocks = 20, BlockSize = 16 });
+        var sequence = cache.CreateSequence();
+        using (var pending = CacheCompressor.StorePrefill([sequence], 0, new LayerPlan(layer.Shape, CompressionPresets.Paper, Budget.Retention(0.5)), device.Copy(broken.Inputs)))
+            Assert.Contains("token 40 of sequence 0, head 1", Assert.Throws<CompactorException>(pending.Complete).Message);
+        Assert.Equal(20, cache.FreeBlocks);
+        Assert.Equal([0, 0], sequence.Lengths(0).ToArray());
     }
 
     private static void CheckAttention(ElementType type, int dim, int group, int blockSize)

@@ -13,8 +13,10 @@ internal sealed class Device : IDisposable
     public Device(ulong seed = 1, int architecture = 90, bool checksRaces = false)
     {
         var driver = new SimtDriver(seed, seed, architecture) { ChecksRaces = checksRaces };
-        Backend = new GpuBackend(driver, driver.CreateStream());
+        (Driver, Backend) = (driver, new GpuBackend(driver, driver.CreateStream()));
     }
+
+    public GpuDriver Driver { get; }
 
     public GpuBackend Backend { get; }
 
