@@ -38,10 +38,10 @@ __device__ __forceinline__ Chunk find_chunk(u64 cu_seqlens, u64 chunk_starts, i3
     return chunk_of(cu_seqlens, sequence, chunk - ((const i32*)chunk_starts)[sequence], size, skip_first, skip_last);
 }
 
-// A chunk's tokens are worked on in at most 64 parts of at least 512, so that a result depends on the chunk's length alone.
+// A chunk's tokens are worked on in at most 96 parts of at least 512, so that a result depends on the chunk's length alone.
 __device__ __forceinline__ constexpr i32 part_tokens(i32 count)
 {
-    i32 even = round_up(ceil_div(count, 64), 256);
+    i32 even = round_up(ceil_div(count, 96), 128);
     return even < 512 ? 512 : even;
 }
 __device__ __forceinline__ constexpr i32 parts_of(i32 count) { return ceil_div(count, part_tokens(count)); }

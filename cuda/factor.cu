@@ -5,7 +5,7 @@
 //     u32 [k / 8][k / 16][3][lane][2]: the second operands of Y = X·L^-T for mma, in three bf16 parts,
 //     f32 [k]: L^-1·r.
 //
-// Cost: k²/2 floats read a part, 2·k³/3 flops in double, latency of k steps; one block a (chunk, head). L8, k = 48: 512 partials, 5 MB; about 10 us.
+// Cost: k²/2 floats read a part, 2·k³/3 flops in double, latency of k steps; one block a (chunk, head). L8, k = 48: 752 partials, 4 MB; about 20 us.
 // The ridge is max(epsilon, 2^-20 of the mean diagonal), times 10 after a bad pivot, at most five times; a failure is reported and gives zero scores.
 //
 // Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, shared = 40·k bytes.
@@ -30,7 +30,7 @@ struct FactorParams
     i32 unused;
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) factor(const __grid_constant__ FactorParams p)
+extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_constant__ FactorParams p)
 {
     i32 thread = threadIdx.x, r = thread / 16, c = thread % 16;
     i32 heads = COMPACTOR_PAGED ? 1 : p.kv_heads, head = blockIdx.x % heads, segment = blockIdx.x / heads;
@@ -46,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) factor(const __grid_consta
     i64 part_stride = (i64)heads * (TRIANGLE + K);
     double* totals = p.totals != 0 ? (double*)p.totals + (i64)blockIdx.x * (TRIANGLE + K + 1) : nullptr;
     double w[Factor::Elements] = {}, sum = 0, count = chunk.count;
-#pragma unroll (K <= 64 ? 4 : 1)
+#pragma unroll (K <= 64 ? 8 : 1)
     for (i32 part = 0; part < parts; part++, partials += part_stride)
     {
 #pragma unroll

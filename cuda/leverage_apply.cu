@@ -2,7 +2,7 @@
 // Keys and Phi as in sketch_gram, centers from sketch_center, factors from factor.cu; scores f32 [N, Hkv] (paged: [pairs], head by head), written for the scored
 // tokens: the host clears the scores first where protected tokens are not scored.
 //
-// Cost: 4·D·k + 3·k² flops a token and head, one read of the keys. L8 at N = 131,072, k = 48: 268 MB, 63 us; 33 GFLOP.
+// Cost: 4·D·k + 6.7·k² flops a token and head, one read of the keys. L8 at N = 131,072, k = 48: 268 MB, 63 us; 42 GFLOP, 72 us at the rate of mma.sync.
 //
 // Shape. Blocks and parts as in sketch_gram. Keys as the first operand give X with tokens as rows, whose accumulators are the first operand of the solve: a warp's tokens never
 // leave its registers, and warps never wait for each other. Fragments of L^-1, of its lower blocks alone, come through the L1 cache.

@@ -3,11 +3,11 @@
 // Keys [N, Hkv, D] or slots of a paged cache, Phi bf16 [count, k, D]; centers f32 [chunks·Hkv, D]; partials f32 [parts·Hkv, k·(k + 1)/2 + k], the
 // triangle packed by rows and the column sums. A sequence that arrives piece by piece keeps the center of its first piece and adds up its totals in factor.cu.
 //
-// Cost: 4·D·k + 3·k² flops a token and head, one read of the keys. L8 at N = 131,072, k = 48: 268 MB, 63 us; 33 GFLOP.
+// Cost: 4·D·k + 5.3·k² flops a token and head, one read of the keys. L8 at N = 131,072, k = 48: 268 MB, 63 us; 39 GFLOP, 67 us at the rate of mma.sync.
 //
-// Shape. A block is one part of one head: at most 64 parts a chunk (512 blocks at L8, 1.3 waves of three an SM), of at least 512 tokens. Its warps take 32 tokens each
+// Shape. A block is one part of one head: at most 96 parts a chunk (94 of 1408 at L8: 752 blocks, 1.9 waves of three an SM), of at least 512 tokens. Its warps take 32 tokens each
 // straight into fragments and leave X^T in a tile of 128 tokens in shared memory, from which they compute the Gram blocks; a warp goes on to its next keys
-// while others multiply. X and its products to 2^-17 relative, sums of a part in float32, sums of parts in double.
+// while others multiply. X to 2^-17 relative, sums of a part in float32, sums of parts in double.
 //
 // Launch: sketch_center: grid (chunks·Hkv), block 128, no shared memory. sketch_gram: grid (parts·Hkv), block 128, with T = k <= 64 ? 128 : 64,
 //     shared = 4·k·T + 4·D + 16·k + 2·D·k, at most 99 KB.

@@ -3,15 +3,15 @@
 // Keys [N, Hkv, D] or slots of a paged cache, Phi bf16 [count, k, D], scores f32 [N, Hkv] (paged: [pairs], head by head), written for the scored tokens:
 // the host clears the scores first where protected tokens are not scored.
 //
-// Cost: 4·D·k (keys in two parts) + 3·k² + 3·k² flops a token and head, one read of the keys. L8 at N = 131,072, C = 512, k = 48: 268 MB, floor 63 us;
-// 43 GFLOP of tensor cores, 70 us at half their rate beside it.
+// Cost: 4·D·k (keys in two parts) + 5.3·k² (Gram: four products of the lower blocks) + 6.7·k² (solve: five) flops a token and head, one read of the keys.
+// L8 at N = 131,072, C = 512, k = 48: 268 MB, floor 63 us; 54 GFLOP of tensor cores, 94 us at the rate of mma.sync beside it.
 //
 // Shape. A block is one chunk of one head. Each warp takes 32 tokens at a time from global memory straight into fragments (sketch.cuh) and leaves X^T as
 // bf16 high and low parts in shared memory: k·C·4 bytes, as much as float32. The Gram blocks, the factorisation in registers and the solve Y^T = L^-1·X^T follow
 // with no further global access; a second block of the SM reads its keys meanwhile.
 // Centring: keys lose a point near their mean before they are split, so that a large common bias costs no digits; the residual mean r of X is removed
 // by G - n·r·r^T, and L^-1·(x - r) = L^-1·x - L^-1·r.
-// X and Gram to 2^-17 relative; the factorisation is float32, the ridge at least 2^-20 of the mean diagonal.
+// X to 2^-17 relative, everything after from that X to float32; the ridge is at least 2^-20 of the mean diagonal.
 //
 // Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, with T = C rounded up to WARP_TOKENS (k <= 64 ? 32 : 16),
 //     shared = 4·k·T + 56·k + max(2·D·k + 4·D, 2·k·(k + 1), 4·k·(k + 8)).

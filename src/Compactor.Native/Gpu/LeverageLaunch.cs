@@ -33,7 +33,7 @@ internal readonly record struct SketchedKeys(int Dim, ElementType Type, int Sket
 /// </summary>
 internal static class LeverageLaunch
 {
-    public const int MostParts = 64, SmallestPart = 512, PartStep = 256;
+    public const int MostParts = 96, SmallestPart = 512, PartStep = 128;
     private const int ChunkThreads = 256, PartThreads = 128, PartWarps = PartThreads / 32;
 
     /// <summary>Whether keys are read once.</summary>
@@ -49,7 +49,7 @@ internal static class LeverageLaunch
 
     public static LaunchShape Apply(in SketchedKeys keys, long blocks) => new(checked((int)blocks), PartThreads, 4 * keys.Dim + 4 * keys.SketchDim + PhiBytes(keys));
 
-    /// <summary>Parts of a chunk of tokens: at most 64, of at least 512 tokens.</summary>
+    /// <summary>Parts of a chunk of tokens: at most 96, of at least 512 tokens.</summary>
     public static int Parts(int tokens)
     {
         int even = (int)(((long)tokens + MostParts - 1) / MostParts), part = Math.Max(SmallestPart, (even + PartStep - 1) / PartStep * PartStep);
