@@ -87,6 +87,13 @@ __device__ __forceinline__ void store_shared_f32x4(u32 at, f32x4 x)
 {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" : : "r"(at), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w) : "memory");
 }
+__device__ __forceinline__ double load_shared_f64(u32 at)
+{
+    double x;
+    asm volatile("ld.shared.f64 %0, [%1];" : "=d"(x) : "r"(at) : "memory");
+    return x;
+}
+__device__ __forceinline__ void store_shared_f64(u32 at, double x) { asm volatile("st.shared.f64 [%0], %1;" : : "r"(at), "d"(x) : "memory"); }
 __device__ __forceinline__ u32 atomic_add_shared(u32 at, u32 x)
 {
     u32 old;
@@ -131,6 +138,10 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 // Waits until all but the latest `Pending` groups of this thread have arrived; other threads' data still need a barrier.
 template <i32 Pending> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" : : "n"(Pending) : "memory"); }
 
+// -- barriers ------------------------------------------------------------------------------------------------------------------------
+// A barrier of `threads` threads (whole warps); ids 1 to 15, 0 is __syncthreads.
+__device__ __forceinline__ void named_barrier(u32 id, u32 threads) { asm volatile("bar.sync %0, %1;" : : "r"(id), "r"(threads) : "memory"); }
+
 // -- approximate functions ------------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ float exp2_approx(float x)
 {
@@ -172,6 +183,12 @@ __device__ __forceinline__ u32 atomic_add_global(u32* at, u32 x)
 {
     u32 old;
     asm volatile("atom.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(at), "r"(x) : "memory");
+    return old;
+}
+__device__ __forceinline__ u64 atomic_max_global(u64* at, u64 x)
+{
+    u64 old;
+    asm volatile("atom.global.max.u64 %0, [%1], %2;" : "=l"(old) : "l"(at), "l"(x) : "memory");
     return old;
 }
 // Adds with acquire and release at device scope: stores made before by this thread (and, after a barrier, by its block) are seen by whoever reads a later count.

@@ -24,6 +24,12 @@ struct Paged
     u64 positions;   // i32 [blocks, block_size], 0 where positions are not kept
 };
 
+// Bytes from the start of the keys, or of the values, to a slot.
+__device__ __forceinline__ i64 paged_offset(const Paged& cache, i32 block, i32 slot, i32 head, i32 element_size)
+{
+    return ((i64)block * cache.block_stride + (i64)slot * cache.slot_stride + (i64)head * cache.head_stride) * element_size;
+}
+
 // Rows are (sequence, KV head) pairs, or sequences where all heads share a table.
 struct PagedTables
 {
@@ -42,3 +48,18 @@ struct PagedTargets
     u64 reserved_starts; // i32 [B]
     i32 kv_heads, row_stride;
 };
+
+// The row that entry i of a list belongs to, whose rows start at the ascending offsets[0 .. rows]: the only r with offsets[r] <= i < offsets[r + 1].
+__device__ __forceinline__ i32 row_of(const i32* offsets, i32 rows, i32 i)
+{
+    i32 low = 0, high = rows - 1;
+    while (low < high)
+    {
+        i32 middle = low + (high - low) / 2;
+        if (offsets[middle + 1] > i)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}

@@ -39,12 +39,15 @@ internal sealed class AttentionErrors
     }
 
     /// <summary>Errors of a selection and of both baselines with as many pairs.</summary>
-    public LayerErrors Of(LayerSelection selection, LayerInputs inputs)
+    /// <param name="selection">The selection.</param>
+    /// <param name="onHost">The same in host memory.</param>
+    /// <param name="inputs">What it selects from, in the backend's memory.</param>
+    public LayerErrors Of(LayerSelection selection, HostSelection onHost, LayerInputs inputs)
     {
         var counts = selection.Plan.WithoutProtection();
         using var random = LayerCompressor.Select(_backend, counts, inputs, SelectionPolicy.Random(selection.Plan.Options.Seed));
         using var recent = LayerCompressor.Select(_backend, counts, inputs, SelectionPolicy.Recent);
-        double[] errors = _error.Of(Kept(selection), Kept(random), Kept(recent));
+        double[] errors = _error.Of((onHost.KeptIndices, onHost.KeptOffsets), Kept(random), Kept(recent));
         return new LayerErrors(errors[0], errors[1], errors[2]);
     }
 
@@ -91,8 +94,11 @@ internal sealed class AttentionErrors
         return new ErrorCurves(retention, share, errors);
     }
 
-    private static (ReadOnlyMemory<int>, ReadOnlyMemory<int>) Kept(LayerSelection selection) =>
-        (selection.KeptIndices.View.AsSpan().ToArray(), selection.KeptOffsets.View.AsSpan().ToArray());
+    private (ReadOnlyMemory<int>, ReadOnlyMemory<int>) Kept(LayerSelection selection)
+    {
+        selection.Status.ThrowIfFailed();
+        return (_backend.Read(selection.KeptIndices.View), _backend.Read(selection.KeptOffsets.View));
+    }
 
     /// <summary>Raw scores that are there already, fused for whatever the plan keeps.</summary>
     private sealed class RawScores(string name, BackendBuffer<float>? leverage, BackendBuffer<float>? attention) : SelectionPolicy

@@ -79,6 +79,7 @@ internal static class CommandLine
             DemoCommand.Create(),
             EvalCommand.Create(),
             CalibrateCommand.Create(),
+            KernelsCommand.Create(),
         };
         var parsed = root.Parse(args);
         if (parsed.Action is not ParseErrorAction error)

@@ -1,4 +1,3 @@
-using Compactor.Native;
 using Compactor.Native.Io;
 
 namespace Compactor.Cli;
@@ -25,13 +24,12 @@ internal static class CompressedFile
             var (index, layer, selection) = (i, layers[i].Layer, layers[i].Selection);
             string prefix = Prefix(layer);
             var shape = layer.Shape;
-            foreach (var (name, scores) in (ReadOnlySpan<(string, BackendBuffer<float>?)>)
+            foreach (var (name, scores) in (ReadOnlySpan<(string, float[]?)>)
                 [("leverage", selection.Leverage), ("attention", selection.Attention), ("scores", selection.Scores)])
-                if (scores is { View: var view })
-                    writer.Add(prefix + name, SafetensorsType.F32, [shape.Tokens, shape.KvHeads], view.Address, view.Length * sizeof(float));
-            var (indices, offsets) = (selection.KeptIndices.View, selection.KeptOffsets.View);
-            writer.Add(prefix + "kept_indices", SafetensorsType.I32, [indices.Length], indices.Address, indices.Length * sizeof(int));
-            writer.Add(prefix + "kept_offsets", SafetensorsType.I32, [offsets.Length], offsets.Address, offsets.Length * sizeof(int));
+                if (scores is not null)
+                    writer.Add(prefix + name, [shape.Tokens, shape.KvHeads], scores);
+            writer.Add(prefix + "kept_indices", [selection.KeptIndices.Length], selection.KeptIndices);
+            writer.Add(prefix + "kept_offsets", [selection.KeptOffsets.Length], selection.KeptOffsets);
             foreach (string name in (string[])["key", "value"])
                 writer.Add(prefix + name, shape.ElementType.ToSafetensorsType(), [selection.Plan.KeptPairs, shape.HeadDim],
                     write => paged.WriteSurvivors(index, keys: name == "key", write));

@@ -1,6 +1,6 @@
 using Compactor.Cli.Reporting;
 using Compactor.Native;
-using Compactor.Native.Cpu;
+using Compactor.Native.Cuda;
 using Compactor.Native.Io;
 
 namespace Compactor.Cli;
@@ -24,7 +24,9 @@ internal static class CompressionSession
         if (output is not null && target?.Contains(output) == true)
             throw new CompactorException(CompactorStatus.InvalidArgument, $"--out is '{output}', within the folder of --report, which a report has for itself; name another place.");
         using var dump = KvDump.Open(input, layout);
-        using var backend = new CpuBackend(settings.Threads);
+        using var backend = KvBackend.Open(settings.Backend, out string? fallback, new CudaOptions { Announce = Note }, settings.Threads);
+        if (fallback is not null)
+            Note($"the cpu computes: {fallback}");
         using var compression = new FileCompression(dump, settings, backend);
         var report = LazyProgress.Run($"Compressing {Path.GetFileName(input)}", progress =>
         {
@@ -38,7 +40,7 @@ internal static class CompressionSession
             return report;
         });
         foreach (string note in report.Notes)
-            Console.Error.WriteLine($"compactor: note: {note}");
+            Note(note);
         if (json)
         {
             JsonDocumentWriter.Write(writer => report.WriteJson(writer, input, output, folder));
@@ -48,4 +50,6 @@ internal static class CompressionSession
         if (folder is not null)
             Console.WriteLine($"Report: open {Path.Combine(folder, ReportFolder.Page)} in a browser; the pictures are beside it.");
     }
+
+    private static void Note(string note) => Console.Error.WriteLine($"compactor: note: {note}");
 }

@@ -1,4 +1,5 @@
 using System.Reflection;
+using Compactor.Native;
 using Compactor.Native.Compression;
 
 namespace Compactor.Cli;
@@ -36,6 +37,9 @@ internal sealed record CompressionSettings
 
     /// <summary>Tokens of a block of the paged cache.</summary>
     public int BlockSize { get; init; } = DefaultBlockSize;
+
+    /// <summary>What computes.</summary>
+    public BackendChoice Backend { get; init; } = BackendChoice.Cpu;
 
     /// <summary>Threads; 0 for all cores.</summary>
     public int Threads { get; init; }

@@ -1,6 +1,5 @@
 using Compactor.Native;
 using Compactor.Native.Compression;
-using Compactor.Native.Cpu;
 using Compactor.Native.Io;
 
 namespace Compactor.Cli;
@@ -10,7 +9,7 @@ internal sealed class FileCompression : IDisposable
 {
     private readonly KvDump _dump;
     private readonly CompressionSettings _settings;
-    private readonly CpuBackend _backend;
+    private readonly KvBackend _backend;
     private readonly LayerPlan[] _plans;
     private readonly PagedDump _paged;
     private readonly List<CompressedLayer> _layers = [];
@@ -18,7 +17,7 @@ internal sealed class FileCompression : IDisposable
     private readonly List<string> _notes = [];
 
     /// <exception cref="CompactorException">The budget does not fit a layer.</exception>
-    public FileCompression(KvDump dump, CompressionSettings settings, CpuBackend backend)
+    public FileCompression(KvDump dump, CompressionSettings settings, KvBackend backend)
     {
         _dump = dump;
         _settings = settings with { Options = dump.Phi is { } phi ? settings.Options with { SketchDimension = phi.Columns } : settings.Options };
@@ -73,17 +72,20 @@ internal sealed class FileCompression : IDisposable
             if (plan.RequestedPairsOf(b) < plan.KeptPairsOf(b))
                 Note($"Sequence {b}: the budget of {plan.RequestedPairsOf(b)} (token, head) pairs a layer is less than what is always kept; raised to {plan.KeptPairsOf(b)}.");
 
-        var blocks = _paged.Run(index, layer, () =>
+        using var held = new BackendInputs(_backend, inputs);
+        LayerSelection? selection = null;
+        HostSelection? onHost = null;
+        var blocks = _paged.Run(index, layer.Shape, held.Inputs, () =>
         {
-            _selections.Add(LayerCompressor.Select(_backend, plan, inputs, SelectionPolicy.Compactor, sketch));
-            return _selections[^1];
+            selection = LayerCompressor.Select(_backend, plan, held.Inputs, SelectionPolicy.Compactor, sketch);
+            _selections.Add(selection);
+            return (onHost = HostSelection.Of(_backend, selection), selection.Times);
         });
-        var selection = _selections[^1];
         var errors = AttentionErrors.For(_backend, layer, _settings.Threads);
-        var offsets = selection.KeptOffsets.View.AsSpan().ToArray();
-        _layers.Add(new CompressedLayer(layer, selection, new LayerReport(
-            CompressedFile.Prefix(layer).TrimEnd('.'), plan, [.. offsets.Zip(offsets.Skip(1), (start, end) => end - start)], blocks, selection.Times,
-            errors?.Of(selection, inputs), withCurves && selection.Scores is not null ? errors?.Curves(selection, inputs, progress) : null)));
+        var offsets = onHost!.KeptOffsets;
+        _layers.Add(new CompressedLayer(layer, onHost, new LayerReport(
+            CompressedFile.Prefix(layer).TrimEnd('.'), plan, [.. offsets.Zip(offsets.Skip(1), (start, end) => end - start)], blocks, selection!.Times,
+            errors?.Of(selection, onHost, held.Inputs), withCurves && selection.Scores is not null ? errors?.Curves(selection, held.Inputs, progress) : null)));
     }
 
     private RotaryEmbedding Rotary(KvDumpLayer layer)
@@ -118,4 +120,4 @@ internal sealed class FileCompression : IDisposable
 }
 
 /// <summary>A layer, what was decided about it, and the figures to tell.</summary>
-internal sealed record CompressedLayer(KvDumpLayer Layer, LayerSelection Selection, LayerReport Report);
+internal sealed record CompressedLayer(KvDumpLayer Layer, HostSelection Selection, LayerReport Report);

@@ -55,23 +55,24 @@ internal sealed class PagedDump : IDisposable
 
     /// <summary>Stores a layer, lets <paramref name="select"/> decide what to keep of it, and compacts it.</summary>
     /// <param name="index">Index of the layer in the dump.</param>
-    /// <param name="layer">The layer.</param>
-    /// <param name="select">Scores and decides; its result receives the time compaction took.</param>
-    public BlockUse Run(int index, KvDumpLayer layer, Func<LayerSelection> select)
+    /// <param name="shape">Its shape.</param>
+    /// <param name="inputs">Its tensors, in the backend's memory.</param>
+    /// <param name="select">Scores and decides; the times it returns receive that of compaction.</param>
+    public BlockUse Run(int index, LayerShape shape, LayerInputs inputs, Func<(HostSelection Selection, StageTimes Times)> select)
     {
         var (pool, ofPool) = _layers[index];
-        var (cache, shape) = (pool.Cache, layer.Shape);
+        var cache = pool.Cache;
         var (freeAtFirst, unusedAtFirst) = (cache.FreeBlocks, pool.UnusedSlots);
         for (int b = 0; b < shape.Sequences; b++)
-            pool.Sequences[b].Store(ofPool, Sequence(layer.Inputs.Key, shape, b), Sequence(layer.Inputs.Value, shape, b), 0, shape.LengthOf(b), 0);
+            pool.Sequences[b].Store(ofPool, Sequence(inputs.Key, shape, b), Sequence(inputs.Value, shape, b), 0, shape.LengthOf(b), 0);
         var (freeWhenFull, unusedWhenFull) = (cache.FreeBlocks, pool.UnusedSlots);
 
-        var selection = select();
+        var (selection, times) = select();
         long start = Stopwatch.GetTimestamp();
         for (int b = 0; b < shape.Sequences; b++)
             if (IsCompacted(selection.Plan, b))
-                pool.Sequences[b].Compact(ofPool, selection.KeptIndices.View.AsSpan(), selection.KeptOffsets.View.AsSpan().Slice(b * shape.KvHeads, shape.KvHeads + 1));
-        selection.Times.Compact = Stopwatch.GetElapsedTime(start);
+                pool.Sequences[b].Compact(ofPool, selection.KeptIndices, selection.KeptOffsets.AsSpan(b * shape.KvHeads, shape.KvHeads + 1));
+        times.Compact = Stopwatch.GetElapsedTime(start);
         return new BlockUse(
             freeAtFirst - freeWhenFull, freeAtFirst - cache.FreeBlocks, unusedWhenFull - unusedAtFirst, pool.UnusedSlots - unusedAtFirst, BlockSize,
             (freeAtFirst - freeWhenFull) * cache.Options.BlockBytes, (cache.FreeBlocks - freeWhenFull) * cache.Options.BlockBytes);

@@ -17,6 +17,14 @@ public enum CompactorStatus
     FactorizationFailed = 6,
     /// <summary>A paged cache has too few free blocks; nothing was changed.</summary>
     OutOfBlocks = 7,
+    /// <summary>There is no GPU, driver or compiler this can run on; the message says what was looked for.</summary>
+    NoDevice = 8,
+    /// <summary>The GPU driver refused a call or reports that work failed; the message carries its name and text of the error.</summary>
+    DeviceFailed = 9,
+    /// <summary>A kernel does not compile; the message carries the compiler's log.</summary>
+    CompilationFailed = 10,
+    /// <summary>The device, or page-locked memory, has too little left; nothing was changed.</summary>
+    OutOfMemory = 11,
 }
 
 /// <summary>

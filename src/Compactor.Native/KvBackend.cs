@@ -36,7 +36,7 @@ public abstract partial class KvBackend : IDisposable
     /// <param name="undo">The rotation to undo while loading, or null.</param>
     /// <param name="sketch">Phi.</param>
     /// <param name="leverage">Receives <c>[N, Hkv]</c>; 0 for tokens that are not scored.</param>
-    /// <exception cref="CompactorException">A key is not finite (the message names layer, token and head), or no factorisation exists.</exception>
+    /// <exception cref="CompactorException">A key is not finite (the message names layer, token and head), or no factorisation exists; where operations are queued, <see cref="TakeStatus"/> tells.</exception>
     public abstract void Leverage(LayerPlan plan, in TensorView keys, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage);
 
     /// <summary>
@@ -47,7 +47,7 @@ public abstract partial class KvBackend : IDisposable
     /// <param name="query">Queries after RoPE, <c>[N, Hq, D]</c>.</param>
     /// <param name="key">Keys after RoPE, <c>[N, Hkv, D]</c>.</param>
     /// <param name="attention">Receives <c>[N, Hkv]</c>; 0 for tokens that are not scored.</param>
-    /// <exception cref="CompactorException">A query or key is not finite; the message names layer, token and head.</exception>
+    /// <exception cref="CompactorException">A query or key is not finite (the message names layer, token and head); where operations are queued, <see cref="TakeStatus"/> tells.</exception>
     public abstract void AttentionScores(LayerPlan plan, in TensorView query, in TensorView key, BufferView<float> attention);
 
     /// <summary>
@@ -59,7 +59,7 @@ public abstract partial class KvBackend : IDisposable
     /// <param name="attention"><c>[N, Hkv]</c>, or null.</param>
     /// <param name="value">Values <c>[N, Hkv, D]</c>; read only when options weight by the value norm.</param>
     /// <param name="scores">Receives <c>[N, Hkv]</c>; non-finite scores become the lowest finite value.</param>
-    /// <returns>Whether a score was not finite, and the first such.</returns>
+    /// <returns>Whether a score was not finite, and the first such; where operations are queued, nothing yet, and <see cref="TakeStatus"/> tells.</returns>
     public abstract FuseStatus Fuse(LayerPlan plan, BufferView<float>? leverage, BufferView<float>? attention, in TensorView value, BufferView<float> scores);
 
     /// <summary>
@@ -93,6 +93,23 @@ public abstract partial class KvBackend : IDisposable
     /// <exception cref="CompactorException">Shapes do not fit each other.</exception>
     public abstract void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
         BufferView<float> output, BufferView<float>? logSumExp = null);
+
+    /// <summary>
+    /// What the scoring operations queued since the last call find wrong with a layer's data. A backend whose operations are done when they return has thrown it already.
+    /// </summary>
+    /// <param name="plan">The plan they were called with.</param>
+    public virtual ScoringStatus TakeStatus(LayerPlan plan) => ScoringStatus.Fine;
+
+    /// <summary>Copies elements to an array, once everything queued before is done.</summary>
+    /// <param name="source">Backend memory.</param>
+    public T[] Read<T>(BufferView<T> source) where T : unmanaged
+    {
+        using var host = AllocateHost<T>(source.Length);
+        Download(source, host.View);
+        using var done = Record();
+        done.Wait();
+        return host.View.AsSpan().ToArray();
+    }
 
     /// <summary>Releases what the backend holds.</summary>
     public abstract void Dispose();
@@ -162,6 +179,27 @@ internal sealed class PassedEvent : BackendEvent
     public override void Wait() { }
 
     public override void Dispose() { }
+}
+
+/// <summary>What scoring a layer found wrong with its data, told when the backend knows.</summary>
+public abstract class ScoringStatus : IDisposable
+{
+    /// <summary>Nothing is wrong, which is known already.</summary>
+    internal static ScoringStatus Fine { get; } = new Known();
+
+    /// <summary>Waits until it is known.</summary>
+    /// <exception cref="CompactorException">Keys, queries or scores are not finite, or no factorisation exists; the message names layer, token and head.</exception>
+    public abstract void ThrowIfFailed();
+
+    /// <summary>Gives up what it holds; what was not asked is not told.</summary>
+    public abstract void Dispose();
+
+    private sealed class Known : ScoringStatus
+    {
+        public override void ThrowIfFailed() { }
+
+        public override void Dispose() { }
+    }
 }
 
 /// <summary>What fusing found.</summary>

@@ -299,6 +299,16 @@ public class CompressTests : TemporaryFolder
     }
 
     [Fact]
-    public void Cuda_is_refused_by_name() =>
-        Tool.Run("compress", new TestDump().Save(At("in.safetensors")), "--backend", "cuda").FailsWith(1, "only the cpu backend");
+    public void Without_a_gpu_cuda_is_refused_and_auto_says_why_the_cpu_computes()
+    {
+        string input = new TestDump().Save(At("in.safetensors"));
+        (string, string)[] noDevice = [("CUDA_VISIBLE_DEVICES", "")];
+        Tool.Run(noDevice, ["compress", input, "--backend", "cuda"]).FailsWith(1, "CUDA");
+        var result = Tool.Run(noDevice, ["compress", input, "--backend", "auto", "--out", At("auto.safetensors")]);
+        Assert.Equal(0, result.ExitCode);
+        Assert.Contains("note: the cpu computes:", result.Error);
+        Assert.Contains("CUDA", result.Error);
+        Tool.Run("compress", input, "--out", At("cpu.safetensors"));
+        Assert.Equal(File.ReadAllBytes(At("cpu.safetensors")), File.ReadAllBytes(At("auto.safetensors")));
+    }
 }

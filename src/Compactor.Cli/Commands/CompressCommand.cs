@@ -11,8 +11,6 @@ internal static class CompressCommand
 {
     private const int SmallestBlock = 16, LargestBlock = 256;
 
-    private enum Backend { Cpu, Cuda }
-
     public static Command Create()
     {
         var input = new Argument<string>("in") { Description = "A safetensors file with layers.{i}.key, .value, .key_pre_rope and .query, or one layer without the prefix." };
@@ -26,7 +24,7 @@ internal static class CompressCommand
         var rotaryDim = ValueOption.Number<int>("--rotary-dim", "Rotated dimensions at the start of a head. [default: all]");
         var layout = ValueOption.Choice("--layout", "Order of dimensions: packed [tokens, heads, dim] or [batch, heads, tokens, dim]. [default: nhd]", ("nhd", KvLayout.PackedTokens), ("bhsd", KvLayout.BatchHeadSequence));
         var blockSize = ValueOption.Number<int>("--block-size", $"Tokens of a head-block of the paged cache: {SmallestBlock} to {LargestBlock}. [default: {CompressionSettings.DefaultBlockSize}]");
-        var backend = ValueOption.Choice("--backend", "What computes. [default: cpu]", ("cpu", Backend.Cpu), ("cuda", Backend.Cuda));
+        var backend = ValueOption.Choice("--backend", "What computes; auto is a GPU where there is one. [default: cpu]", ("auto", BackendChoice.Auto), ("cuda", BackendChoice.Cuda), ("cpu", BackendChoice.Cpu));
         var threads = ValueOption.Number<int>("--threads", "Threads; 0 for all cores. Results do not depend on it. [default: 0]");
 
         var command = new Command("compress", "Compresses the KV cache in a file and shows what was kept and at what cost.") { input, output, report };
@@ -38,8 +36,6 @@ internal static class CompressCommand
         command.SetAction(parsed =>
         {
             var settings = ReadChecked(parsed.CommandResult);
-            if (parsed.GetValue(backend) == Backend.Cuda)
-                throw new CompactorException(CompactorStatus.Unsupported, "--backend is cuda, but this build has only the cpu backend; leave the option out or use --backend cpu.");
             string source = parsed.GetRequiredValue(input);
             string? target = parsed.GetValue(output);
             string? folder = parsed.GetValue(report);
@@ -85,6 +81,7 @@ internal static class CompressCommand
                 RotaryStyle = result.GetValue(style) ?? RotaryStyle.HalfRotation,
                 RotaryDim = result.GetValue(rotaryDim),
                 BlockSize = block,
+                Backend = result.GetValue(backend) ?? BackendChoice.Cpu,
                 Threads = threadCount,
             };
         }

@@ -2,8 +2,10 @@ using System.CommandLine;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 using System.Text.Json;
+using Compactor.Native;
 using Compactor.Native.Cpu;
 using Compactor.Native.Cuda;
+using Compactor.Native.Gpu;
 using Spectre.Console;
 using Arm = System.Runtime.Intrinsics.Arm;
 
@@ -22,14 +24,31 @@ internal static class DoctorCommand
             var environment = SearchEnvironment.Current with { NvrtcPath = parsed.GetValue(nvrtc) };
             LibrarySearch[] searches = [LibrarySearch.Driver(environment), LibrarySearch.Nvrtc(environment)];
             using var cpu = new CpuBackend();
+            var (gpu, reason) = Gpu(environment);
             if (parsed.GetValue(json))
-                JsonDocumentWriter.Write(writer => WriteJson(writer, cpu, searches));
+                JsonDocumentWriter.Write(writer => WriteJson(writer, cpu, gpu, reason, searches));
             else
-                Print(Terminal.Output(), cpu, searches);
+                Print(Terminal.Output(), cpu, gpu, reason, searches);
             return CommandLine.Success;
         });
         return command;
     }
+
+    /// <summary>The GPU and, without one that can be used, the reason.</summary>
+    private static (string? Description, string? Reason) Gpu(SearchEnvironment environment)
+    {
+        try
+        {
+            using var backend = GpuBackend.Open(new CudaOptions { Search = environment });
+            return (backend.Description, null);
+        }
+        catch (CompactorException exception)
+        {
+            return (null, exception.Message);
+        }
+    }
+
+    private static string? KernelFolder => KernelCache.DefaultFolder(Environment.GetEnvironmentVariable);
 
     private static IEnumerable<string> InstructionSets() => new (string Name, bool Supported)[]
     {
@@ -45,7 +64,7 @@ internal static class DoctorCommand
         _ => $"failed: {candidate.Reason}",
     };
 
-    private static void Print(IAnsiConsole console, CpuBackend cpu, LibrarySearch[] searches)
+    private static void Print(IAnsiConsole console, CpuBackend cpu, string? gpu, string? reason, LibrarySearch[] searches)
     {
         var machine = new Grid().AddColumn(new GridColumn().NoWrap()).AddColumn();
         void Row(string name, string value) => machine.AddRow(new Text(name), new Text(value));
@@ -53,7 +72,9 @@ internal static class DoctorCommand
         Row("Runtime", $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}");
         Row("CPU cores", $"{Environment.ProcessorCount}");
         Row("SIMD", $"{(int)cpu.Width}-bit vectors used; {string.Join(", ", InstructionSets())}");
-        Row("Backends", "cpu");
+        Row("Backends", gpu is null ? "cpu" : "cpu, cuda");
+        Row("GPU", gpu ?? $"none that can be used: {reason}");
+        Row("Compiled kernels", KernelFolder ?? "not kept: no folder for caches is known; set COMPACTOR_CACHE");
         console.Write(machine);
         foreach (var search in searches)
         {
@@ -68,7 +89,7 @@ internal static class DoctorCommand
         }
     }
 
-    private static void WriteJson(Utf8JsonWriter json, CpuBackend cpu, LibrarySearch[] searches)
+    private static void WriteJson(Utf8JsonWriter json, CpuBackend cpu, string? gpu, string? reason, LibrarySearch[] searches)
     {
         json.WriteString("os", RuntimeInformation.OSDescription);
         json.WriteString("architecture", RuntimeInformation.OSArchitecture.ToString());
@@ -82,7 +103,12 @@ internal static class DoctorCommand
         json.WriteEndArray();
         json.WriteStartArray("backends");
         json.WriteStringValue("cpu");
+        if (gpu is not null)
+            json.WriteStringValue("cuda");
         json.WriteEndArray();
+        json.WriteString("gpu", gpu);
+        json.WriteString("gpu_reason", reason);
+        json.WriteString("kernel_folder", KernelFolder);
         foreach (var (name, search) in new[] { "cuda_driver", "nvrtc" }.Zip(searches))
         {
             json.WriteStartObject(name);

@@ -14,7 +14,7 @@ internal static class TokenMap
     public static Picture Scores(CompressedLayer layer, string name, string title)
     {
         var shape = layer.Layer.Shape;
-        var scores = layer.Selection.Scores!.View.AsSpan();
+        var scores = layer.Selection.Scores!;
         float[] finite = [.. scores.ToArray().Where(float.IsFinite).Order()];
         var grid = Binned(shape.Tokens, shape.KvHeads, scores, bin =>
         {
@@ -45,8 +45,8 @@ internal static class TokenMap
     {
         var shape = layer.Layer.Shape;
         var kept = new float[shape.Tokens * shape.KvHeads];
-        var indices = layer.Selection.KeptIndices.View.AsSpan();
-        var offsets = layer.Selection.KeptOffsets.View.AsSpan();
+        var indices = layer.Selection.KeptIndices;
+        var offsets = layer.Selection.KeptOffsets;
         for (int segment = 0; segment + 1 < offsets.Length; segment++)
             foreach (int token in indices[offsets[segment]..offsets[segment + 1]])
                 kept[(shape.CuSeqlens[segment / shape.KvHeads] + token) * shape.KvHeads + segment % shape.KvHeads] = 1;

@@ -15,7 +15,7 @@ public static class LayerCompressor
     /// <param name="policy">What scores; null for <see cref="SelectionPolicy.Compactor"/>.</param>
     /// <param name="sketch">Phi to use instead of drawing it.</param>
     /// <param name="memory">Where scores and results go, so that the backend allocates neither; null to allocate them.</param>
-    /// <exception cref="CompactorException">Inputs or memory do not fit the plan, or inputs hold NaN or infinity.</exception>
+    /// <exception cref="CompactorException">Inputs or memory do not fit the plan, or inputs hold NaN or infinity; where operations are queued, the latter is told by <see cref="LayerSelection.Status"/>.</exception>
     public static LayerSelection Select(KvBackend backend, LayerPlan plan, LayerInputs inputs, SelectionPolicy? policy = null, Sketch? sketch = null,
         LayerMemory? memory = null)
     {
@@ -31,6 +31,7 @@ public static class LayerCompressor
                 long start = Stopwatch.GetTimestamp();
                 backend.Select(plan, selection.Scores!.View, selection.KeptIndices.View, selection.KeptOffsets.View);
                 selection.Times.Select = Stopwatch.GetElapsedTime(start);
+                selection.Status = backend.TakeStatus(plan);
             }
             return selection;
         }

@@ -35,6 +35,17 @@ public sealed class LayerSelection : IDisposable
     /// <summary><c>[B·Hkv + 1]</c>: where each head's tokens start in <see cref="KeptIndices"/>.</summary>
     public BackendBuffer<int> KeptOffsets { get; }
 
+    /// <summary>What scoring finds wrong with the data; where it is something, the other members mean nothing. Disposed with the selection.</summary>
+    public ScoringStatus Status { get; internal set; } = ScoringStatus.Fine;
+
+    /// <summary>Hands the status to somebody who outlives the selection.</summary>
+    internal ScoringStatus ReleaseStatus()
+    {
+        var status = Status;
+        Status = ScoringStatus.Fine;
+        return status;
+    }
+
     /// <summary>Wall time of the stages.</summary>
     public StageTimes Times { get; } = new();
 
@@ -84,6 +95,7 @@ public sealed class LayerSelection : IDisposable
     /// <summary>Gives all buffers back.</summary>
     public void Dispose()
     {
+        Status.Dispose();
         Leverage?.Dispose();
         Attention?.Dispose();
         Scores?.Dispose();

@@ -102,6 +102,9 @@ public sealed class RotaryEmbedding
             throw CompactorException.Argument($"RoPE tables cover {_cos.Length / (RotaryDim / 2)} positions; the cache holds positions up to {positionEnd - 1}.");
     }
 
+    /// <summary>Positions there are angles for.</summary>
+    internal int StoredPositions => _cos?.Length / (RotaryDim / 2) ?? int.MaxValue;
+
     /// <summary>Cosine and sine of every pair of one token, in double.</summary>
     /// <param name="packedToken">Index in the packed batch.</param>
     /// <param name="token">Index within the sequence.</param>

@@ -73,6 +73,9 @@ public sealed class Sketch
     public ReadOnlySpan<float> Of(int sequence, int head) =>
         _phi.AsSpan((Count == 1 ? 0 : sequence * _heads + head) * Dim * Columns, Dim * Columns);
 
+    /// <summary>Phi <c>[D, k]</c> by its index among the distinct ones.</summary>
+    internal ReadOnlySpan<float> At(int index) => _phi.AsSpan(index * Dim * Columns, Dim * Columns);
+
     private static void Fill(Span<float> phi, int columns, ulong seed, uint layer, uint head, ulong sequenceId)
     {
         double scale = 1 / Math.Sqrt(columns);

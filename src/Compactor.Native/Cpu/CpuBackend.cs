@@ -87,7 +87,7 @@ public sealed unsafe partial class CpuBackend : KvBackend
     }
 
     /// <inheritdoc/>
-    public override void LeverageOfSlots(LayerPlan plan, in PagedSlots slots, PagedTables tables, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage)
+    public override void LeverageOfSlots(LayerPlan plan, in PagedSlots slots, PagedTables tables, RotaryEmbedding? undo, int positionEnd, Sketch sketch, BufferView<float> leverage)
     {
         CheckRagged(plan, slots, tables, undo);
         for (int row = 0; row < tables.Lengths.Length; row++)

@@ -26,10 +26,15 @@ public sealed unsafe class LibrarySearch
     /// <summary>What is wrong with an explicit path, or null.</summary>
     public string? Error { get; private set; }
 
-    /// <summary>Looks for the CUDA driver: <c>libcuda.so.1</c>, or <c>nvcuda.dll</c>.</summary>
+    /// <summary>Looks for the CUDA driver: an explicit path, or <c>libcuda.so.1</c>, or <c>nvcuda.dll</c>.</summary>
     public static LibrarySearch Driver(SearchEnvironment environment)
     {
         var search = new LibrarySearch("CUDA driver", DriverVersion);
+        if (environment.DriverPath is { } given)
+        {
+            search._candidates.Add(search.Load("explicit path", given));
+            return search;
+        }
         if (environment.UseLoader)
             foreach (string name in OperatingSystem.IsWindows() ? ["nvcuda.dll"] : (string[])["libcuda.so.1", "libcuda.so"])
                 search.TryName(name);

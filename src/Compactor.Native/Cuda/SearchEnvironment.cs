@@ -19,6 +19,9 @@ public sealed record SearchEnvironment
     /// <summary>Path of NVRTC that overrides every other place; null to ask <c>COMPACTOR_NVRTC</c>.</summary>
     public string? NvrtcPath { get; init; }
 
+    /// <summary>Path of the CUDA driver that overrides every other place; null for the system's.</summary>
+    public string? DriverPath { get; init; }
+
     /// <summary>Whether names are given to the system's loader, which looks in its own folders.</summary>
     public bool UseLoader { get; init; } = true;
 

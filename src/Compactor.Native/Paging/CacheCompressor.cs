@@ -38,6 +38,7 @@ public static class CacheCompressor
         {
             using var selection = LayerCompressor.Select(cache!.Backend, plan, inputs, policy, sketch);
             pending.ScoredBy = Scorer(selection, policy);
+            pending.Own(selection.ReleaseStatus());
             pending.Store(inputs.Key, inputs.Value, first, positions, positionEnd, selection.KeptIndices.View, selection.KeptOffsets.View);
         });
     }
@@ -56,8 +57,11 @@ public static class CacheCompressor
         Check(sequences, selection.Plan);
         RequireDense(selection.Plan);
         var (first, positions, positionEnd) = Runs(sequences, selection.Plan, key, value, firstPositions);
-        return Begin(sequences, layer, selection.Plan, replaces: false,
-            pending => pending.Store(key, value, first, positions, positionEnd, selection.KeptIndices.View, selection.KeptOffsets.View));
+        return Begin(sequences, layer, selection.Plan, replaces: false, pending =>
+        {
+            pending.Watch(selection.Status);
+            pending.Store(key, value, first, positions, positionEnd, selection.KeptIndices.View, selection.KeptOffsets.View);
+        });
     }
 
     /// <summary>Scores a prefill whose tokens the sequences hold already, all of them and nothing else, selects, and compacts in place; the blocks come back.</summary>
@@ -81,6 +85,7 @@ public static class CacheCompressor
         {
             using var selection = LayerCompressor.Select(cache!.Backend, plan, inputs, policy, sketch);
             pending.ScoredBy = Scorer(selection, policy);
+            pending.Own(selection.ReleaseStatus());
             pending.Move(selection.KeptIndices.View, selection.KeptOffsets.View);
         });
     }
@@ -94,7 +99,11 @@ public static class CacheCompressor
     {
         Check(sequences, selection.Plan);
         RequireHeld(sequences, layer, selection.Plan);
-        return Begin(sequences, layer, selection.Plan, replaces: true, pending => pending.Move(selection.KeptIndices.View, selection.KeptOffsets.View));
+        return Begin(sequences, layer, selection.Plan, replaces: true, pending =>
+        {
+            pending.Watch(selection.Status);
+            pending.Move(selection.KeptIndices.View, selection.KeptOffsets.View);
+        });
     }
 
     /// <summary>
@@ -152,12 +161,13 @@ public static class CacheCompressor
             }
             using var call = CallTables.Held(cache.Backend, tables, cache.Options.BlockSize, out var held);
             var leverage = selection.NewLeverage();
-            cache.Backend.LeverageOfSlots(plan, cache.Slots, held, rotary, sketch ?? Sketch.Draw(plan.Shape, plan.Options), leverage);
+            cache.Backend.LeverageOfSlots(plan, cache.Slots, held, rotary, positionEnd, sketch ?? Sketch.Draw(plan.Shape, plan.Options), leverage);
             var status = cache.Backend.Fuse(plan, leverage, null, default, selection.NewFused());
             if (status.NonFiniteScores > 0)
                 throw new CompactorException(CompactorStatus.NonFinite,
                     $"Layer {layer}: {status.NonFiniteScores} scores are not finite, the first at slot {status.Token} of sequence {status.Sequence}, KV head {status.Head}, though keys are; their magnitudes overflow float32.");
             cache.Backend.Select(plan, selection.Scores!.View, selection.KeptIndices.View, selection.KeptOffsets.View);
+            selection.Status = cache.Backend.TakeStatus(plan);
             return selection;
         }
         catch
@@ -185,6 +195,7 @@ public static class CacheCompressor
         {
             using var selection = SelectHeld(sequences, layer, plan, rotary, sketch);
             pending.ScoredBy = SelectionPolicy.LeverageOnly.Name;
+            pending.Own(selection.ReleaseStatus());
             pending.Move(selection.KeptIndices.View, selection.KeptOffsets.View);
         });
     }

@@ -98,10 +98,11 @@ public abstract partial class KvBackend
     /// <param name="slots">The cache; its element type is one that can be scored.</param>
     /// <param name="tables">Tables and lengths, <c>[B·Hkv]</c> rows.</param>
     /// <param name="undo">The rotation that keys carry, undone with the position stored for each slot: by its frequencies, or row p of its tables for position p. Null for keys without.</param>
+    /// <param name="positionEnd">A position above every stored one.</param>
     /// <param name="sketch">Phi, one or <c>[B, Hkv]</c>.</param>
     /// <param name="leverage">Receives <c>[pairs]</c>, row by row; 0 for slots that are not scored.</param>
     /// <exception cref="CompactorException">A key is not finite (the message names layer, slot and head), or no factorisation exists.</exception>
-    public abstract void LeverageOfSlots(LayerPlan plan, in PagedSlots slots, PagedTables tables, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage);
+    public abstract void LeverageOfSlots(LayerPlan plan, in PagedSlots slots, PagedTables tables, RotaryEmbedding? undo, int positionEnd, Sketch sketch, BufferView<float> leverage);
 }
 
 /// <summary>The memory of a paged cache of head-blocks.</summary>

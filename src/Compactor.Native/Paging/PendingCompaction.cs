@@ -20,6 +20,8 @@ public sealed class PendingCompaction : IDisposable
     private BackendEvent? _moved;
     private int _positionEnd;
     private bool _ended;
+    private ScoringStatus _status = ScoringStatus.Fine;
+    private bool _ownsStatus;
 
     /// <summary>Reserves the blocks of the whole batch, or throws and reserves none.</summary>
     internal PendingCompaction(IReadOnlyList<CacheSequence> sequences, int layer, IReadOnlyList<long> survivors, bool replaces)
@@ -51,6 +53,12 @@ public sealed class PendingCompaction : IDisposable
     /// What decided: the name of a <see cref="Compression.SelectionPolicy"/>, "leverage" where a policy that also uses queries was given none; null where nothing was scored.
     /// </summary>
     public string? ScoredBy { get; internal set; }
+
+    /// <summary><see cref="Complete"/> asks what scoring found.</summary>
+    internal void Watch(ScoringStatus status) => _status = status;
+
+    /// <summary>The same, of a status that nobody else disposes.</summary>
+    internal void Own(ScoringStatus status) => (_status, _ownsStatus) = (status, true);
 
     /// <summary>Deals reserved blocks to heads, by a scan over their counts, and copies the survivors with their positions.</summary>
     /// <param name="keptSlots">Slots that survive, ascending per head, sequence by sequence.</param>
@@ -108,7 +116,9 @@ public sealed class PendingCompaction : IDisposable
     }
 
     /// <summary>Second phase: waits for the move; then the sequences have the survivors, and what is left over is free.</summary>
-    /// <exception cref="CompactorException">Nothing has been moved yet, or the lists had other counts than were reserved for; the sequences are as they were then.</exception>
+    /// <exception cref="CompactorException">
+    /// Nothing has been moved yet, the lists had other counts than were reserved for, or scoring met data that is not finite; the sequences are as they were then.
+    /// </exception>
     public void Complete()
     {
         ObjectDisposedException.ThrowIf(_ended, this);
@@ -122,6 +132,7 @@ public sealed class PendingCompaction : IDisposable
         foreach (var sequence in _sequences)
             sequence.Table(_layer);
         _moved.Wait();
+        _status.ThrowIfFailed();
         int[] counts = _counts ?? ReadCounts();
         RequireReserved(counts);
         for (int b = 0; b < _tables.Length; b++)
@@ -144,6 +155,8 @@ public sealed class PendingCompaction : IDisposable
         _ended = true;
         _moved?.Dispose();
         _offsets?.Dispose();
+        if (_ownsStatus)
+            _status.Dispose();
         foreach (var table in _tables)
             table.IsPending = false;
     }

@@ -1,6 +1,5 @@
 using System.Runtime.InteropServices;
 using Compactor.Native.Compression;
-using Compactor.Native.Cpu;
 using Compactor.Native.Paging;
 using Compactor.Native.Reference;
 using Compactor.Native.Tests.Support;
@@ -20,20 +19,30 @@ internal sealed class PagedCacheModel : IDisposable
         public override string ToString() => $"{Kind}({Sequence}, {Seed})";
     }
 
-    private const int Layers = 2, Heads = 3, Dim = 16, MaxSequences = 8;
+    private const int Layers = 2, Heads = 3, MaxSequences = 8;
 
-    private readonly CpuBackend _backend = new(1);
+    private readonly KvBackend _backend;
+    private readonly int _dim;
     private readonly PagedCache _cache;
     private readonly List<(CacheSequence Sequence, Dictionary<(int Layer, int Head), List<(int Position, byte[] Row)>> Held)> _sequences = [];
-    private static readonly RotaryEmbedding s_rotary = RotaryEmbedding.FromTheta(10000, Dim);
+    private readonly RotaryEmbedding _rotary;
 
     private static readonly CompressionOptions s_options = CompressionPresets.Paper with { SketchDimension = 16, ProtectFirst = 2, ProtectLast = 3, MinTokensPerHead = 4 };
 
     private readonly Random _values = new(7);
+    private readonly List<BackendBuffer<byte>> _rows = [];
     private byte _next;
 
-    public PagedCacheModel(ElementType type, int blocks) =>
-        _cache = new PagedCache(_backend, new PagedCacheOptions { Layers = Layers, KvHeads = Heads, HeadDim = Dim, ElementType = type, Blocks = blocks, BlockSize = 16 });
+    /// <param name="backend">What holds the cache; disposed with the model.</param>
+    /// <param name="type">Element type.</param>
+    /// <param name="blocks">Blocks of the pool.</param>
+    /// <param name="dim">Head dimension.</param>
+    public PagedCacheModel(KvBackend backend, ElementType type, int blocks, int dim = 16)
+    {
+        (_backend, _dim) = (backend, dim);
+        _rotary = RotaryEmbedding.FromTheta(10000, dim);
+        _cache = new PagedCache(backend, new PagedCacheOptions { Layers = Layers, KvHeads = Heads, HeadDim = dim, ElementType = type, Blocks = blocks, BlockSize = 16 });
+    }
 
     public int Refused { get; private set; }
 
@@ -69,6 +78,7 @@ internal sealed class PagedCacheModel : IDisposable
                 Refused++;
             }
         }
+        FreeRows();
         CheckBlocks();
         for (int i = 0; i < _sequences.Count; i++)
             if (checkEverything || i == index)
@@ -180,7 +190,7 @@ internal sealed class PagedCacheModel : IDisposable
         if (!Recompressible)
             return;
         var plan = RecompressPlan(sequence, layer, random);
-        using (var pending = CacheCompressor.Recompress([sequence], layer, plan, s_rotary))
+        using (var pending = CacheCompressor.Recompress([sequence], layer, plan, _rotary))
             pending.Complete();
         double lowestKept = double.PositiveInfinity, highestDropped = double.NegativeInfinity;
         long kept = 0;
@@ -190,7 +200,7 @@ internal sealed class PagedCacheModel : IDisposable
             double[] scores = Scores(before, plan, layer);
             var (positions, keys, _) = sequence.Read(layer, head);
             var after = new List<(int, byte[])>();
-            int rowBytes = Dim * _cache.Options.ElementType.Size();
+            int rowBytes = _dim * _cache.Options.ElementType.Size();
             for (int slot = 0; slot < before.Count; slot++)
                 if (after.Count < positions.Length && before[slot].Position == positions[after.Count] && keys.AsSpan(after.Count * rowBytes, rowBytes).SequenceEqual(before[slot].Row))
                 {
@@ -215,14 +225,14 @@ internal sealed class PagedCacheModel : IDisposable
     /// <summary>z of float64 leverage within a head.</summary>
     private double[] Scores(List<(int Position, byte[] Row)> held, LayerPlan plan, int layer)
     {
-        var rows = new double[held.Count, Dim];
-        var (cos, sin) = (new double[Dim / 2], new double[Dim / 2]);
+        var rows = new double[held.Count, _dim];
+        var (cos, sin) = (new double[_dim / 2], new double[_dim / 2]);
         for (int i = 0; i < held.Count; i++)
         {
             float[] row = Floats(held[i].Row);
-            s_rotary.Angles(held[i].Position, held[i].Position, cos, sin);
-            for (int p = 0; p < Dim / 2; p++)
-                (rows[i, p], rows[i, p + Dim / 2]) = (cos[p] * row[p] + sin[p] * row[p + Dim / 2], cos[p] * row[p + Dim / 2] - sin[p] * row[p]);
+            _rotary.Angles(held[i].Position, held[i].Position, cos, sin);
+            for (int p = 0; p < _dim / 2; p++)
+                (rows[i, p], rows[i, p + _dim / 2]) = (cos[p] * row[p] + sin[p] * row[p + _dim / 2], cos[p] * row[p + _dim / 2] - sin[p] * row[p]);
         }
         if (held.Count == 0)
             return [];
@@ -263,7 +273,7 @@ internal sealed class PagedCacheModel : IDisposable
         if (held.Values.Any(list => list.Count % 16 != 0))
             Refused(() => sequence.Fork());
         if (Recompressible && RecompressPlan(sequence, layer, new Random(1)) is { KeepsEverything: false } plan)
-            Refused(() => CacheCompressor.Recompress([sequence], layer, plan, s_rotary));
+            Refused(() => CacheCompressor.Recompress([sequence], layer, plan, _rotary));
         Expect(Blocks() == before && _cache.FreeBlocks == 0, "a refused operation changed a table");
         GC.KeepAlive(more);
         rest.Dispose();
@@ -346,27 +356,38 @@ internal sealed class PagedCacheModel : IDisposable
 
     private (byte[] Bytes, TensorView View) Rows(int tokens)
     {
-        int rowBytes = Dim * _cache.Options.ElementType.Size();
+        int rowBytes = _dim * _cache.Options.ElementType.Size();
         byte[] bytes = GC.AllocateUninitializedArray<byte>(Math.Max(1, tokens * Heads * rowBytes), pinned: true);
         if (_cache.Options.ElementType == ElementType.Opaque8)
             for (int i = 0; i < tokens * Heads * rowBytes; i++)
                 bytes[i] = i % rowBytes == 0 ? ++_next : (byte)(i * 31 + _next);
         else
         {
-            float[] values = [.. Enumerable.Range(0, tokens * Heads * Dim).Select(_ => (float)(_values.NextDouble() - 0.5))];
+            float[] values = [.. Enumerable.Range(0, tokens * Heads * _dim).Select(_ => (float)(_values.NextDouble() - 0.5))];
             Arrays.Encode(values, _cache.Options.ElementType).AsSpan(0, tokens * Heads * rowBytes).CopyTo(bytes);
         }
-        return (bytes, TensorView.Packed(Arrays.Address(bytes), _cache.Options.ElementType, tokens, Heads, Dim));
+        var memory = _backend.Allocate<byte>(bytes.Length);
+        _backend.Upload<byte>(bytes, memory.View);
+        _rows.Add(memory);
+        return (bytes, TensorView.Packed(memory.View.Address, _cache.Options.ElementType, tokens, Heads, _dim));
     }
 
     private byte[] Row(byte[] bytes, int token, int head)
     {
-        int rowBytes = Dim * _cache.Options.ElementType.Size();
+        int rowBytes = _dim * _cache.Options.ElementType.Size();
         return bytes[((token * Heads + head) * rowBytes)..((token * Heads + head + 1) * rowBytes)];
+    }
+
+    private void FreeRows()
+    {
+        foreach (var rows in _rows)
+            rows.Dispose();
+        _rows.Clear();
     }
 
     public void Dispose()
     {
+        FreeRows();
         _cache.Dispose();
         _backend.Dispose();
     }

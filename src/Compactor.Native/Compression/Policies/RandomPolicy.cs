@@ -11,6 +11,9 @@ public sealed class RandomPolicy(ulong seed) : HeadPolicy
     public override string Name => "random";
 
     /// <inheritdoc/>
+    protected override bool ReadsInputs => false;
+
+    /// <inheritdoc/>
     protected override void Score(HeadInputs head, Span<float> scores)
     {
         var shape = head.Plan.Shape;

@@ -11,6 +11,9 @@ public sealed class StreamingPolicy(int sinks) : HeadPolicy
     public override string Name => sinks == 0 ? "recent" : "streaming";
 
     /// <inheritdoc/>
+    protected override bool ReadsInputs => false;
+
+    /// <inheritdoc/>
     protected override void Score(HeadInputs head, Span<float> scores)
     {
         for (int t = 0; t < scores.Length; t++)

@@ -1,0 +1,286 @@
+// X = (keys - center)·Phi for a few token rows a warp, straight from global memory into mma fragments.
+//
+// Phi is bf16, transposed: [count, k, D]. A contraction may take its terms in any order, so lane (row, quad) loads 4 or 8 neighbouring elements of its
+// token's row, 8 or 16 bytes, and calls them elements 2·quad, 2·quad + 1, 2·quad + 8 and 2·quad + 9 of an mma step; Phi's fragments are laid out to match.
+// Keys need no shared memory, no ldmatrix and no barrier. Centred keys have up to 16 significant bits: high and low bf16 parts, two products.
+// The same registers serve as either operand: with Phi first the accumulators are X^T (both operands of the Gram product), with keys first they are X
+// (the first operand of the solve).
+// The including file defines WARPS, the warps of its blocks.
+#pragma once
+#include "tensor.cuh"
+#include "element.cuh"
+#include "chunks.cuh"
+#include "status.cuh"
+
+constexpr i32 D = COMPACTOR_HEAD_DIM, K = COMPACTOR_SKETCH_DIM;
+constexpr i32 STEPS = D / 16, K_TILES = K / 16;
+constexpr i32 THREADS = 32 * WARPS;
+
+// Tiles of 8 tokens a warp sketches at once, so that a fragment of Phi is read once for all: 4·K_TILES·N_TILES accumulators a thread.
+constexpr i32 N_TILES = K <= 64 ? 4 : 2, WARP_TOKENS = 8 * N_TILES;
+
+// Elements a lane loads at once.
+constexpr i32 PIECE = !IS_F32 && D % 32 == 0 && COMPACTOR_ROTARY == 0 ? 8 : 4, PIECES = D / (4 * PIECE);
+
+constexpr i32 PHI_BYTES = D * K * 2, CENTER_BYTES = D * 4, COLUMN_PARTS_BYTES = WARPS * K * 4;   // of shared memory
+
+// Keys [N, Hkv, D], or slots of a paged cache, whose (sequence, head) rows count as sequences of one head.
+struct Keys
+{
+    Tensor dense;
+    Paged cache;
+    PagedTables tables;
+    u64 phi;
+    u64 rotations;              // f32 [rows, R]: R/2 cosines, then R/2 sines, each over cos² + sin²; a row a packed token, or a position where paged
+    i32 rotary_dim, kv_heads;
+    i32 phi_per_head;           // 1 where every sequence and head has its own Phi
+    i32 center;
+};
+
+// A head of a sequence, by the block that works on it.
+struct Place
+{
+    i32 sequence, head;         // of the tables or tensor: head is 0 where paged
+    Named named;
+    const u8* phi;
+};
+
+__device__ __forceinline__ i32 heads_of(const Keys& keys) { return COMPACTOR_PAGED ? 1 : keys.kv_heads; }
+
+__device__ __forceinline__ Place place_of(const Keys& keys, u64 cu_seqlens, i32 sequence, i32 head)
+{
+    i32 row = sequence * heads_of(keys) + head;
+    const u8* phi = (const u8*)keys.phi + (keys.phi_per_head ? (i64)row * (K * D * 2) : 0);
+    return {sequence, head, name_of(cu_seqlens, sequence, head, keys.kv_heads, COMPACTOR_PAGED), phi};
+}
+
+struct KeyRow
+{
+    const u8* bytes;
+    const float* rotation;
+};
+
+__device__ __forceinline__ KeyRow key_row(const Keys& keys, const Place& place, [[maybe_unused]] i32 start, i32 token)
+{
+#if COMPACTOR_PAGED
+    i32 block = ((const i32*)keys.tables.tables)[(i64)place.sequence * keys.tables.row_stride + token / COMPACTOR_BLOCK_SIZE];
+    i32 slot = token % COMPACTOR_BLOCK_SIZE;
+    const u8* bytes = (const u8*)keys.cache.keys + (block * keys.cache.block_stride + slot * keys.cache.slot_stride) * ELEMENT_BYTES;
+    i64 angle = COMPACTOR_ROTARY ? ((const i32*)keys.cache.positions)[(i64)block * COMPACTOR_BLOCK_SIZE + slot] : 0;
+#else
+    const u8* bytes = (const u8*)keys.dense.address + tensor_offset(keys.dense, place.sequence, start, token, place.head, ELEMENT_BYTES);
+    i64 angle = start + token;
+#endif
+    return {bytes, COMPACTOR_ROTARY ? (const float*)keys.rotations + angle * keys.rotary_dim : nullptr};
+}
+
+// Element d of a row, before its rotation.
+__device__ inline float key_element(const KeyRow& row, i32 d, [[maybe_unused]] i32 rotary_dim)
+{
+    const Element* x = (const Element*)row.bytes;
+    float own = to_f32(x[d]);
+#if COMPACTOR_ROTARY
+    if (d >= rotary_dim)
+        return own;
+    i32 pairs = rotary_dim / 2;
+    bool first = COMPACTOR_ROTARY == 1 ? d < pairs : d % 2 == 0;
+    i32 pair = COMPACTOR_ROTARY == 1 ? (first ? d : d - pairs) : d / 2;
+    float other = to_f32(x[COMPACTOR_ROTARY == 1 ? (first ? d + pairs : d - pairs) : d ^ 1]);
+    float sine = row.rotation[pairs + pair];
+    return fmaf(row.rotation[pair], own, (first ? sine : -sine) * other);
+#else
+    return own;
+#endif
+}
+
+// First of the four elements that a lane contributes to a step.
+__device__ __forceinline__ constexpr i32 step_element(i32 step, i32 quad)
+{
+    return PIECE == 8 ? step / 2 * 32 + quad * 8 + step % 2 * 4 : step * 16 + quad * 4;
+}
+
+// Sketch columns 16·tile + lane / 4 and + 8, at the four elements of a step.
+__device__ __forceinline__ u32x4 gather_phi(const u8* phi, i32 step, i32 tile, i32 lane)
+{
+    const u8* at = phi + ((tile * 16 + lane / 4) * D + step_element(step, lane % 4)) * 2;
+    u32x2 x = *(const u32x2*)at, y = *(const u32x2*)(at + 8 * D * 2);
+    return {x.x, y.x, x.y, y.y};
+}
+
+__device__ __forceinline__ void stage_phi(u32 phi_at, const u8* phi, i32 thread)
+{
+    for (i32 i = thread; i < STEPS * K_TILES * 32; i += THREADS)
+        store_shared_x4(phi_at + i * 16, gather_phi(phi, i / 32 / K_TILES, i / 32 % K_TILES, i % 32));
+}
+
+// A point near the mean, from rows spread evenly over a chunk: what is left of the mean is removed algebraically after squaring.
+constexpr i32 CENTER_ROWS = 16;
+__device__ __forceinline__ float center_of(const Keys& keys, const Place& place, const Chunk& chunk, i32 d)
+{
+    if (!keys.center)
+        return 0;
+    float sum = 0;
+#pragma unroll 8
+    for (i32 i = 0; i < CENTER_ROWS; i++)
+    {
+        i32 token = chunk.count < CENTER_ROWS ? i : (i32)((i64)i * chunk.count / CENTER_ROWS);
+        if (token < chunk.count)
+            sum += key_element(key_row(keys, place, chunk.start, chunk.token + token), d, keys.rotary_dim);
+    }
+    return sum / (chunk.count < CENTER_ROWS ? chunk.count : CENTER_ROWS);
+}
+
+struct Piece { u32 words[4]; };   // two of them where a piece has 8 bytes
+
+__device__ __forceinline__ Piece load_piece(const u8* row, i32 piece)
+{
+    const u8* at = row + piece * (PIECE * ELEMENT_BYTES);
+    if (PIECE * ELEMENT_BYTES == 16)
+    {
+        u32x4 words = load_streaming(at);
+        return {{words.x, words.y, words.z, words.w}};
+    }
+    u32x2 words = *(const u32x2*)at;
+    return {{words.x, words.y, 0, 0}};
+}
+
+// Elements 4·part to 4·part + 3 of a piece as float32.
+__device__ __forceinline__ f32x4 piece_values(const Piece& piece, [[maybe_unused]] i32 part)
+{
+#if COMPACTOR_ELEMENT == COMPACTOR_F32
+    return {__uint_as_float(piece.words[0]), __uint_as_float(piece.words[1]), __uint_as_float(piece.words[2]), __uint_as_float(piece.words[3])};
+#else
+    f32x2 x = unpack(piece.words[part * 2]), y = unpack(piece.words[part * 2 + 1]);
+    return {x.x, x.y, y.x, y.y};
+#endif
+}
+
+// Elements d to d + 3 of a row, d a multiple of 4, before its rotation.
+__device__ __forceinline__ f32x4 rotate_back(const KeyRow& row, i32 d, f32x4 x, i32 rotary_dim)
+{
+    i32 pairs = rotary_dim / 2;
+    if (pairs % 4 != 0 || PIECE != 4)
+        return {key_element(row, d, rotary_dim), key_element(row, d + 1, rotary_dim), key_element(row, d + 2, rotary_dim), key_element(row, d + 3, rotary_dim)};
+    if (d >= rotary_dim)
+        return x;
+    if constexpr (COMPACTOR_ROTARY == 1)
+    {
+        bool first = d < pairs;
+        i32 pair = first ? d : d - pairs;
+        f32x4 other = piece_values(load_piece(row.bytes, (first ? d + pairs : d - pairs) / 4), 0);
+        f32x4 cosine = *(const f32x4*)(row.rotation + pair), sine = *(const f32x4*)(row.rotation + pairs + pair);
+        float sign = first ? 1 : -1;
+        return {fmaf(cosine.x, x.x, sign * sine.x * other.x), fmaf(cosine.y, x.y, sign * sine.y * other.y),
+                fmaf(cosine.z, x.z, sign * sine.z * other.z), fmaf(cosine.w, x.w, sign * sine.w * other.w)};
+    }
+    else
+    {
+        f32x2 cosine = *(const f32x2*)(row.rotation + d / 2), sine = *(const f32x2*)(row.rotation + pairs + d / 2);
+        return {fmaf(cosine.x, x.x, sine.x * x.y), fmaf(cosine.x, x.y, -sine.x * x.x), fmaf(cosine.y, x.z, sine.y * x.w), fmaf(cosine.y, x.w, -sine.y * x.z)};
+    }
+}
+
+// Sketches N_TILES tiles of tokens, lane's rows being 8·n + lane / 4 of the warp's; rows that are not real count as zero. For every step, multiply(n, phi, high, low)
+// takes tile n's fragments.
+template <class Multiply>
+__device__ __forceinline__ void for_each_step(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, u32 phi_at, u32 center_at, i32 lane, Multiply multiply)
+{
+    i32 quad = lane % 4;
+    KeyRow rows[N_TILES];
+    Piece pieces[2][N_TILES];
+#pragma unroll
+    for (i32 n = 0; n < N_TILES; n++)
+    {
+        i32 own = token + n * 8 + lane / 4;
+        rows[n] = key_row(keys, place, start, own < end ? own : end - 1);
+        pieces[0][n] = load_piece(rows[n].bytes, quad);
+    }
+#pragma unroll
+    for (i32 piece = 0; piece < PIECES; piece++)
+    {
+        if (piece + 1 < PIECES)
+#pragma unroll
+            for (i32 n = 0; n < N_TILES; n++)
+                pieces[(piece + 1) % 2][n] = load_piece(rows[n].bytes, (piece + 1) * 4 + quad);
+#pragma unroll
+        for (i32 part = 0; part < PIECE / 4; part++)
+        {
+            i32 step = piece * (PIECE / 4) + part, d = step_element(step, quad);
+            f32x4 center = load_shared_f32x4(center_at + d * 4);
+            u32x4 phi[K_TILES];
+#pragma unroll
+            for (i32 i = 0; i < K_TILES; i++)
+                phi[i] = load_shared_x4(phi_at + ((step * K_TILES + i) * 32 + lane) * 16);
+#pragma unroll
+            for (i32 n = 0; n < N_TILES; n++)
+            {
+                f32x4 x = piece_values(pieces[piece % 2][n], part);
+                if constexpr (COMPACTOR_ROTARY != 0)
+                    x = rotate_back(rows[n], d, x, keys.rotary_dim);
+                SplitPair first = split_bf16(x.x - center.x, x.y - center.y), second = split_bf16(x.z - center.z, x.w - center.w);
+                bool real = token + n * 8 + lane / 4 < end;
+                multiply(n, phi, u32x2{real ? first.high : 0, real ? second.high : 0}, u32x2{real ? first.low : 0, real ? second.low : 0});
+            }
+        }
+    }
+}
+
+// X^T: sketch columns 16·i + lane / 4, + 8 of tokens 8·n + 2·quad, + 1.
+__device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], const Keys& keys, const Place& place, i32 start, i32 token, i32 end,
+    u32 phi_at, u32 center_at, i32 lane)
+{
+#pragma unroll
+    for (i32 i = 0; i < K_TILES; i++)
+#pragma unroll
+        for (i32 n = 0; n < N_TILES; n++)
+            x[i][n] = {0, 0, 0, 0};
+    for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](i32 n, const u32x4(&phi)[K_TILES], u32x2 high, u32x2 low) {
+#pragma unroll
+        for (i32 i = 0; i < K_TILES; i++)
+            mma_bf16(x[i][n], phi[i], low);
+#pragma unroll
+        for (i32 i = 0; i < K_TILES; i++)
+            mma_bf16(x[i][n], phi[i], high);
+    });
+}
+
+// X: tokens 16·m + lane / 4, + 8 and sketch columns 8·c + 2·quad, + 1.
+__device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], const Keys& keys, const Place& place, i32 start, i32 token, i32 end,
+    u32 phi_at, u32 center_at, i32 lane)
+{
+#pragma unroll
+    for (i32 m = 0; m < N_TILES / 2; m++)
+#pragma unroll
+        for (i32 c = 0; c < 2 * K_TILES; c++)
+            x[m][c] = {0, 0, 0, 0};
+    u32x2 even_high = {}, even_low = {};
+    for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](i32 n, const u32x4(&phi)[K_TILES], u32x2 high, u32x2 low) {
+        if (n % 2 == 0)
+        {
+            even_high = high;
+            even_low = low;
+            return;
+        }
+        u32x4 l = {even_low.x, low.x, even_low.y, low.y}, h = {even_high.x, high.x, even_high.y, high.y};
+#pragma unroll
+        for (i32 i = 0; i < K_TILES; i++)
+        {
+            mma_bf16(x[n / 2][2 * i], l, {phi[i].x, phi[i].z});
+            mma_bf16(x[n / 2][2 * i + 1], l, {phi[i].y, phi[i].w});
+        }
+#pragma unroll
+        for (i32 i = 0; i < K_TILES; i++)
+        {
+            mma_bf16(x[n / 2][2 * i], h, {phi[i].x, phi[i].z});
+            mma_bf16(x[n / 2][2 * i + 1], h, {phi[i].y, phi[i].w});
+        }
+    });
+}
+
+// Names the keys that are not finite among a warp's tokens.
+__device__ inline void report_keys(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, u64 status, i32 lane)
+{
+    i32 own = token + lane;
+    if (lane < WARP_TOKENS && own < end && row_has_non_finite(key_row(keys, place, start, own).bytes))
+        report(status, STATUS_NON_FINITE_KEY, place.named.start + own, place.named.head);
+}

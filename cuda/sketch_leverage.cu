@@ -1,0 +1,167 @@
+// Approximate leverage of the keys of one head and chunk of C tokens, in one read of the keys:
+//     X = (keys - mean)·Phi,   X^T·X + eps·I = L·L^T,   o_i = ||L^-1·x_i||^2.
+// Keys [N, Hkv, D] or slots of a paged cache, Phi bf16 [count, k, D], scores f32 [N, Hkv] (paged: [pairs], head by head), written for the scored tokens:
+// the host clears the scores first where protected tokens are not scored.
+//
+// Cost: 4·D·k (keys in two parts) + 5.3·k² (Gram: four products of the lower blocks) + 6.7·k² (solve: five) flops a token and head, one read of the keys.
+// L8 at N = 131,072, C = 512, k = 48: 268 MB, floor 63 us; 54 GFLOP of tensor cores, 94 us at the rate of mma.sync beside it.
+//
+// Shape. A block is one chunk of one head. Each warp takes 32 tokens at a time from global memory straight into fragments (sketch.cuh) and leaves X^T as
+// bf16 high and low parts in shared memory: k·C·4 bytes, as much as float32. The Gram blocks, the factorisation in registers and the solve Y^T = L^-1·X^T follow
+// with no further global access; a second block of the SM reads its keys meanwhile.
+// Centring: keys lose a point near their mean before they are split, so that a large common bias costs no digits; the residual mean r of X is removed
+// by G - n·r·r^T, and L^-1·(x - r) = L^-1·x - L^-1·r.
+// X to 2^-17 relative, everything after from that X to float32; the ridge is at least 2^-20 of the mean diagonal.
+//
+// Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, with T = C rounded up to WARP_TOKENS (k <= 64 ? 32 : 16),
+//     shared = 4·k·T + 56·k + max(2·D·k + 4·D, 2·k·(k + 1), 4·k·(k + 8)).
+// L8: 98,304 + 15,488 bytes, two blocks an SM on sm_90, one on sm_80. Where it does not fit: sketch_gram, factor, leverage_apply.
+// Dense keys: address and strides are multiples of 16 bytes. Registers: at most 128.
+constexpr int WARPS = 8;
+#include "gram.cuh"
+#include "cholesky.cuh"
+
+constexpr i32 MIN_BLOCKS = K <= 48 && D <= 128 && !IS_F32 && COMPACTOR_ROTARY == 0 ? 2 : 1;   // of 128 registers a thread, or 255
+constexpr i32 CHUNK = COMPACTOR_CHUNK, TOKENS = round_up(CHUNK, WARP_TOKENS);
+
+using Factor = InverseFactor<float, K>;
+
+constexpr i32 FACTOR_ROW = (K + 8) * 4;   // bytes: neighbouring rows are an odd number of 32 bytes apart
+constexpr i32 SUMS_AT = K * TOKENS * 4, SOLVED_MEAN_AT = SUMS_AT + K * 4, CHOLESKY_AT = SOLVED_MEAN_AT + K * 4;
+constexpr i32 PARTS_AT = CHOLESKY_AT + Factor::SharedBytes, BODY_AT = PARTS_AT + COLUMN_PARTS_BYTES, CENTER_AT = BODY_AT + PHI_BYTES;
+
+struct SketchLeverageParams
+{
+    Keys keys;
+    u64 cu_seqlens, chunk_starts;   // see chunks.cuh; chunks of COMPACTOR_CHUNK
+    u64 scores, status;
+    double epsilon;
+    i32 sequences, skip_first, skip_last, unused;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverage(const __grid_constant__ SketchLeverageParams p)
+{
+    i32 thread = threadIdx.x, warp = thread / 32, lane = thread % 32, quad = lane % 4;
+    i32 heads = heads_of(p.keys), head = blockIdx.x % heads;
+    Chunk chunk = find_chunk(p.cu_seqlens, p.chunk_starts, p.sequences, blockIdx.x / heads, CHUNK, p.skip_first, p.skip_last);
+    Place place = place_of(p.keys, p.cu_seqlens, chunk.sequence, head);
+    i32 first = chunk.token, count = chunk.count, end = first + count;
+    u32 at = shared_base();
+
+    stage_phi(at + BODY_AT, place.phi, thread);
+    for (i32 d = thread; d < D; d += THREADS)
+        store_shared_f32(at + CENTER_AT + d * 4, center_of(p.keys, place, chunk, d));
+    __syncthreads();
+
+    for (i32 token = warp * WARP_TOKENS; token < count; token += WARPS * WARP_TOKENS)
+    {
+        f32x4 x[K_TILES][N_TILES];
+        sketch_transposed(x, p.keys, place, chunk.start, first + token, end, at + BODY_AT, at + CENTER_AT, lane);
+        bool finite = add_columns(at + PARTS_AT + warp * K * 4, x, token == warp * WARP_TOKENS, lane);
+        if (__any_sync(0xffffffff, !finite))
+            report_keys(p.keys, place, chunk.start, first + token, end, p.status, lane);
+        store_sketch<TOKENS>(at, x, token / 8, lane);
+    }
+    __syncthreads();
+
+    GramBlocks gram = {};
+    add_gram<TOKENS>(gram, at, ceil_div(count, 16), warp, lane);
+    meet_gram(at + BODY_AT, at + SUMS_AT, at + PARTS_AT, gram, count < WARPS * WARP_TOKENS ? ceil_div(count, WARP_TOKENS) : WARPS, thread);
+
+    i32 r = thread / 16, c = thread % 16;
+    float inverse_count = p.keys.center ? 1.0f / count : 0;
+    float w[Factor::Elements];
+#pragma unroll
+    for (i32 a = 0; a < K_TILES; a++)
+    {
+        float mean = load_shared_f32(at + SUMS_AT + (a * 16 + r) * 4) * inverse_count;
+#pragma unroll
+        for (i32 b = 0; b <= a; b++)
+        {
+            i32 row = a * 16 + r, column = b * 16 + c;
+            w[Factor::index(a, b)] = column > row ? 0
+                : load_shared_f32(at + BODY_AT + (triangle_row(row) + column) * 4) - mean * load_shared_f32(at + SUMS_AT + column * 4);
+        }
+    }
+    bool factored = Factor::invert(w, (float)p.epsilon, at + CHOLESKY_AT, thread);
+    if (!factored && thread == 0)
+        report(p.status, STATUS_FACTORIZATION_FAILED, place.named.start + first, place.named.head);
+#pragma unroll
+    for (i32 a = 0; a < K_TILES; a++)
+    {
+        i32 row = a * 16 + r;
+        float solved = 0;
+#pragma unroll
+        for (i32 b = 0; b <= a; b++)
+        {
+            i32 column = b * 16 + c;
+            float x = w[Factor::index(a, b)];
+            store_shared_f32(at + BODY_AT + row * FACTOR_ROW + column * 4, x);
+            solved = fmaf(x, load_shared_f32(at + SUMS_AT + column * 4) * inverse_count, solved);
+        }
+        for (i32 mask = 8; mask > 0; mask /= 2)
+            solved += __shfl_xor_sync(0xffffffff, solved, mask);
+        if (c == 0)
+            store_shared_f32(at + SOLVED_MEAN_AT + row * 4, solved);
+    }
+    __syncthreads();
+
+    float* scores = (float*)p.scores + (i64)(chunk.start + first) * heads + head;
+    u32 factor_at = at + BODY_AT + lane / 4 * FACTOR_ROW + quad * 8;
+    u32 x_at = at + matrix_offset<TOKENS>(0, lane / 8 & 1, lane / 16) + lane % 8 * 16;
+    for (i32 token = warp * WARP_TOKENS; token < count; token += WARPS * WARP_TOKENS)
+    {
+        float o[N_TILES][2] = {};
+#pragma unroll 1
+        for (i32 i = 0; i < K_TILES; i++)
+        {
+            f32x4 y[N_TILES] = {};
+#pragma unroll 1
+            for (i32 step = 0; step <= i; step++)
+            {
+                u32 block = factor_at + i * 16 * FACTOR_ROW + step * 64;
+                SplitTriple p = load_split(block), q = load_split(block + 8 * FACTOR_ROW), r = load_split(block + 32), s = load_split(block + 8 * FACTOR_ROW + 32);
+                u32x4 l[3];
+#pragma unroll
+                for (i32 part = 0; part < 3; part++)
+                    l[part] = {p.parts[part], q.parts[part], r.parts[part], s.parts[part]};
+#pragma unroll
+                for (i32 n = 0; n < N_TILES; n += 2)
+                {
+                    u32x4 high = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(0, 2 * step, token / 8 + n));
+                    u32x4 low = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(1, 2 * step, token / 8 + n));
+#pragma unroll
+                    for (i32 part = 2; part >= 0; part--)
+                    {
+                        if (part < 2)
+                        {
+                            mma_bf16(y[n], l[part], {low.x, low.y});
+                            mma_bf16(y[n + 1], l[part], {low.z, low.w});
+                        }
+                        mma_bf16(y[n], l[part], {high.x, high.y});
+                        mma_bf16(y[n + 1], l[part], {high.z, high.w});
+                    }
+                }
+            }
+            float top = load_shared_f32(at + SOLVED_MEAN_AT + (i * 16 + lane / 4) * 4);
+            float bottom = load_shared_f32(at + SOLVED_MEAN_AT + (i * 16 + 8 + lane / 4) * 4);
+#pragma unroll
+            for (i32 n = 0; n < N_TILES; n++)
+            {
+                o[n][0] += (y[n].x - top) * (y[n].x - top) + (y[n].z - bottom) * (y[n].z - bottom);
+                o[n][1] += (y[n].y - top) * (y[n].y - top) + (y[n].w - bottom) * (y[n].w - bottom);
+            }
+        }
+#pragma unroll
+        for (i32 n = 0; n < N_TILES; n++)
+#pragma unroll
+            for (i32 side = 0; side < 2; side++)
+            {
+                for (i32 mask = 4; mask <= 16; mask *= 2)
+                    o[n][side] += __shfl_xor_sync(0xffffffff, o[n][side], mask);
+                i32 own = token + n * 8 + quad * 2 + side;
+                if (lane / 4 == 0 && own < count)
+                    scores[(i64)own * heads] = factored ? o[n][side] : 0;
+            }
+    }
+}

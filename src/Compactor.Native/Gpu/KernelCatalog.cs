@@ -1,0 +1,67 @@
+using Compactor.Native.Compression;
+
+namespace Compactor.Native.Gpu;
+
+/// <summary>What a model's layers look like to kernels.</summary>
+/// <param name="Name">Name, as people write it.</param>
+/// <param name="Group">Query heads G that share a KV head.</param>
+/// <param name="HeadDim">Head dimension D.</param>
+/// <param name="ElementType">Element type of the cache.</param>
+/// <param name="BlockSize">Slots of a block.</param>
+internal sealed record KernelModel(string Name, int Group, int HeadDim, ElementType ElementType, int BlockSize = 128);
+
+/// <summary>A kernel, and the block it is launched with.</summary>
+/// <param name="Variant">The kernel.</param>
+/// <param name="Threads">Threads of a block.</param>
+/// <param name="SharedBytes">Dynamic shared memory of a block.</param>
+internal readonly record struct PlannedKernel(KernelVariant Variant, int Threads, int SharedBytes);
+
+/// <summary>Every kernel the backend launches for a model, so that it can be compiled before it is needed.</summary>
+internal static class KernelCatalog
+{
+    /// <summary>Models that stand for the head dimensions, groups and types in use.</summary>
+    public static IReadOnlyList<KernelModel> Models { get; } =
+    [
+        new("llama-3-8b", 4, 128, ElementType.BFloat16),
+        new("llama-3.2-1b", 4, 64, ElementType.BFloat16),
+        new("qwen2.5-7b", 7, 128, ElementType.BFloat16),
+        new("gemma-2-9b", 2, 256, ElementType.BFloat16),
+        new("phi-3-mini", 1, 96, ElementType.BFloat16),
+        new("phi-2", 1, 80, ElementType.Float16),
+        new("float32", 4, 128, ElementType.Float32),
+    ];
+
+    /// <summary>The kernels of a model on a device.</summary>
+    public static IReadOnlyList<PlannedKernel> Plan(KernelModel model, CompressionOptions options, GpuLimits limits)
+    {
+        var (dim, type) = (model.HeadDim, model.ElementType);
+        List<PlannedKernel> kernels = [];
+        foreach (string entry in (string[])["deal_blocks", "store_survivors", "move_survivors", "compact_dense"])
+            Add(RowMoves.Variant("compact.cu", entry, dim, type), entry == "deal_blocks" ? RowMoves.OverSequences(1) : RowMoves.OverSlots(1));
+        Add(RowMoves.Variant("compact.cu", "compact_in_place", dim, type), RowMoves.InPlace(1, dim * type.Size()));
+        Add(RowMoves.Variant("store.cu", "store_tokens", dim, type), RowMoves.OverSlots(1));
+        Add(RowMoves.Variant("copy_blocks.cu", "copy_blocks", dim, type), RowMoves.OverSlots(1));
+        Add(RowMoves.Variant("gather.cu", "gather_slots", dim, type), RowMoves.OverSlots(1));
+
+        // Keys before RoPE, keys whose rotation is undone, and keys that a cache holds.
+        foreach (var (rotary, blockSize) in ((int, int)[])[(0, 0), (1, 0), (1, model.BlockSize)])
+            kernels.AddRange(LeverageLaunch.Plan(new SketchedKeys(dim, type, options.SketchDimension, rotary, blockSize), options.LeverageChunk, limits));
+        Add(AttentionScoresLaunch.Variant(dim, type, options.AttentionChunk, limits), AttentionScoresLaunch.Shape(1, 1, dim, type, options.AttentionChunk, limits));
+        if (options.WeightByValueNorm)
+            Add(ValueNormsLaunch.Variant(dim, type), ValueNormsLaunch.Shape(1));
+        foreach (string entry in (string[])["fuse_sums", "fuse_squares"])
+            Add(FuseTerm.Variant(entry), FuseTerm.Pass(1));
+        Add(FuseTerm.Variant("fuse_scores"), PairSegments.Pass(1, withDigits: true));
+        foreach (string entry in (string[])["select_digits", "select_count"])
+            Add(PairSegments.Selection(entry), PairSegments.Pass(1, withDigits: true));
+        foreach (string entry in (string[])["select_write", "select_raise", "select_token_sums"])
+            Add(PairSegments.Selection(entry), PairSegments.Pass(1, withDigits: false));
+
+        Add(DecodeAttentionLaunch.Variant(dim, type, model.Group),
+            new LaunchShape(1, DecodeAttentionLaunch.Threads(dim, type), DecodeAttentionLaunch.SharedBytes(dim, type, model.Group)));
+        Add(DecodeAttentionLaunch.Variant(dim, type, model.Group, merge: true), DecodeAttentionLaunch.Merge(1));
+        return kernels;
+
+        void Add(KernelVariant variant, LaunchShape shape) => kernels.Add(new(variant, shape.Threads, shape.SharedBytes));
+    }
+}

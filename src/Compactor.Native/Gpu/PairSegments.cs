@@ -1,0 +1,86 @@
+using System.Runtime.InteropServices;
+using Compactor.Native.Compression;
+
+namespace Compactor.Native.Gpu;
+
+/// <summary>Mirror of <c>Pairs</c> in cuda/radix.cuh.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct DevicePairs
+{
+    public ulong Offsets;
+    public int Heads, Ragged;
+}
+
+/// <summary>Mirror of <c>Segments</c> in cuda/radix.cuh.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct DeviceSegments
+{
+    public DevicePairs Pairs;
+    public ulong StripStarts, BlockStarts, KeptStarts, Histograms, States, Counters;
+    public int Sequences, PerHead;
+}
+
+/// <summary>How the pairs of a batch are cut into segments that compete for one count each, and segments into strips and blocks (cuda/radix.cuh).</summary>
+internal sealed class PairSegments
+{
+    public const int Threads = 256, HistogramDigits = 2048, StateBytes = 16;
+    private const int Strip = 512, WarpsOfABlock = 8, SharedBytes = 8256;
+
+    private readonly int _strips, _blocks, _kept, _heads;
+    private readonly bool _perHead;
+
+    /// <param name="tables">Receives the tables.</param>
+    /// <param name="shape">Shape of the batch.</param>
+    /// <param name="heads">Heads of the scores: Hkv, or 1 where they are summed.</param>
+    /// <param name="perHead">Whether the heads of a sequence are segments of their own.</param>
+    /// <param name="counts">How many pairs each segment keeps, by sequence and head (0 where a sequence is one segment).</param>
+    public PairSegments(DeviceTables tables, LayerShape shape, int heads, bool perHead, Func<int, int, long> counts)
+    {
+        (_heads, _perHead) = (heads, perHead);
+        Count = shape.Sequences * (perHead ? heads : 1);
+        var strips = new int[shape.Sequences + 1];
+        var blocks = new int[shape.Sequences + 1];
+        var kept = new int[Count + 1];
+        for (int b = 0; b < shape.Sequences; b++)
+        {
+            int longest = 0;
+            for (int h = 0; h < shape.KvHeads; h++)
+                longest = Math.Max(longest, shape.LengthOf(b, h));
+            int own = Ceiling(longest, Strip);
+            strips[b + 1] = strips[b] + own;
+            blocks[b + 1] = blocks[b] + (perHead ? heads * Math.Max(1, Ceiling(own, WarpsOfABlock)) : Math.Max(1, Ceiling(own * heads, WarpsOfABlock)));
+            for (int i = 0, segments = perHead ? heads : 1; i < segments; i++)
+                kept[b * segments + i + 1] = checked(kept[b * segments + i] + (int)counts(b, i));
+        }
+        (Blocks, Entries) = (blocks[^1], strips[^1] * heads);
+        (_strips, _blocks, _kept) = (tables.Add(strips), tables.Add(blocks), tables.Add(kept));
+    }
+
+    /// <summary>Segments.</summary>
+    public int Count { get; }
+
+    /// <summary>Blocks that one pass over all segments takes.</summary>
+    public int Blocks { get; }
+
+    /// <summary>(strip, head) pairs.</summary>
+    public int Entries { get; }
+
+    public LaunchShape Pass(bool withDigits) => Pass(Blocks, withDigits);
+
+    public static LaunchShape Pass(int blocks, bool withDigits) => new(blocks, Threads, withDigits ? SharedBytes : 0);
+
+    public static KernelVariant Selection(string entry) => new("select.cu", entry);
+
+    /// <summary>As kernels take it, without workspace.</summary>
+    public DeviceSegments Of(DeviceTables tables, LayerShape shape, ulong offsets) => new()
+    {
+        Pairs = new() { Offsets = offsets, Heads = _heads, Ragged = shape.IsRagged ? 1 : 0 },
+        StripStarts = tables.Address(_strips),
+        BlockStarts = tables.Address(_blocks),
+        KeptStarts = tables.Address(_kept),
+        Sequences = shape.Sequences,
+        PerHead = _perHead ? 1 : 0,
+    };
+
+    private static int Ceiling(int a, int b) => (int)(((long)a + b - 1) / b);
+}

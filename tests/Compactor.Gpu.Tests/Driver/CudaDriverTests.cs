@@ -1,0 +1,201 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using Compactor.Native;
+using Compactor.Native.Compression;
+using Compactor.Native.Cuda;
+using Compactor.Native.Gpu;
+using Xunit;
+
+namespace Compactor.Gpu.Tests.Driver;
+
+/// <summary>The CUDA driver behind the seam, over a driver library that has no device: contexts, errors, memory, and what is left when it is closed.</summary>
+public sealed unsafe class CudaDriverTests : IDisposable
+{
+    private static readonly Lazy<string> s_library = new(Build);
+
+    private readonly string _kernels = Directory.CreateTempSubdirectory("compactor-driver-").FullName;
+    private readonly nint _fake = NativeLibrary.Load(s_library.Value);
+
+    public CudaDriverTests() => Reset(12040, 90, 1);
+
+    public void Dispose() => Directory.Delete(_kernels, recursive: true);
+
+    [Fact]
+    public void Everything_created_is_destroyed_and_no_context_stays_current()
+    {
+        using (var backend = GpuBackend.Open(Options()))
+        {
+            Assert.Equal("Fake GPU, compute capability 9.0, 132 multiprocessors, 80 GiB, driver CUDA 12.4", backend.Description);
+            using var buffer = backend.Allocate<int>(1000);
+            int[] values = [.. Enumerable.Range(0, 1000)];
+            backend.Upload<int>(values, buffer.View);
+            Assert.Equal(values, backend.Read(buffer.View));
+            Assert.Equal(0, Get("fake_depth"));
+            Assert.Equal(1, Get("fake_retained"));
+            Assert.True(Get("fake_alive") > 0);
+        }
+        Assert.Equal((0, 0, 0), (Get("fake_alive"), Get("fake_retained"), Get("fake_depth")));
+    }
+
+    [Fact]
+    public void A_context_of_the_caller_stays_the_callers()
+    {
+        using (GpuBackend.Open(Options() with { Context = 0x77, Stream = 0x78 }))
+            Assert.Equal(0, Get("fake_retained"));
+        Assert.Equal((0, 0, 0), (Get("fake_alive"), Get("fake_retained"), Get("fake_depth")));
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(0)] // a device without stream-ordered memory
+    public void Memory_given_back_is_used_again_without_asking_the_driver(int pools)
+    {
+        Reset(12040, 90, pools);
+        using var driver = CudaDriver.Open(Options());
+        using var stream = driver.CreateStream();
+        nint first = driver.Allocate(5000, stream);
+        driver.Free(first, stream);
+        int asked = Get("fake_allocations");
+        Assert.Equal(first, driver.Allocate(5001, stream));
+        Assert.Equal(asked, Get("fake_allocations"));
+        Assert.NotEqual(first, driver.Allocate(5000, stream));
+        Assert.Equal(asked + 1, Get("fake_allocations"));
+        driver.Free(first, stream);
+    }
+
+    [Fact]
+    public void Sizes_are_rounded_up_by_an_eighth_at_most()
+    {
+        for (long bytes = 1; bytes < 1L << 34; bytes += 1 + bytes / 3)
+            Assert.InRange(CudaMemory.Round(bytes), bytes, Math.Max(bytes + 256, bytes + bytes / 8));
+    }
+
+    [Fact]
+    public void Too_little_memory_names_how_much_is_free()
+    {
+        using var driver = CudaDriver.Open(Options());
+        using var stream = driver.CreateStream();
+        Fail("cuMemAllocAsync", 2);
+        var exception = Assert.Throws<CompactorException>(() => driver.Allocate(1 << 20, stream));
+        Assert.Equal(CompactorStatus.OutOfMemory, exception.Status);
+        Assert.Contains("Allocating 1048576 bytes on Fake GPU failed: CUDA_ERROR_OUT_OF_MEMORY (2), out of memory. 1000 of 2000 bytes are free.", exception.Message);
+    }
+
+    [Fact]
+    public void A_refused_launch_names_kernel_and_shape()
+    {
+        using var driver = CudaDriver.Open(Options());
+        using var stream = driver.CreateStream();
+        var kernel = driver.Load(RowMoves.Deal(128, ElementType.BFloat16));
+        Fail("cuLaunchKernel", 701);
+        var exception = Assert.Throws<CompactorException>(() => driver.Launch(kernel, new LaunchShape(7, 128, 99), 1L, stream));
+        Assert.Equal(CompactorStatus.DeviceFailed, exception.Status);
+        Assert.Contains("Launching deal_blocks (compact.cu COMPACTOR_ELEMENT_SIZE=2 COMPACTOR_HEAD_DIM=128), grid 7 x 1 x 1, 128 threads, 99 bytes of shared memory failed: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES (701)", exception.Message);
+        Assert.Equal(0, Get("fake_depth"));
+    }
+
+    [Fact]
+    public void Work_that_failed_is_told_by_whoever_waits()
+    {
+        using var driver = CudaDriver.Open(Options());
+        using var stream = driver.CreateStream();
+        using var recorded = driver.Record(stream);
+        Fail("cuEventQuery", 700);
+        Assert.Contains("CUDA_ERROR_ILLEGAL_ADDRESS (700), an illegal memory access was encountered", Assert.Throws<CompactorException>(() => recorded.HasPassed).Message);
+        Fail("cuEventQuery", 600);
+        Assert.False(recorded.HasPassed);
+        Fail("cuEventSynchronize", 700);
+        Assert.Contains("cuEventSynchronize", Assert.Throws<CompactorException>(recorded.Wait).Message);
+    }
+
+    [Theory]
+    [InlineData(222)]
+    [InlineData(209)]
+    public void Code_too_new_for_the_driver_says_what_to_change(int status)
+    {
+        Fail("cuModuleLoadDataEx", status);
+        var exception = Assert.Throws<CompactorException>(() => GpuBackend.Open(Options()));
+        Assert.Contains("compiled by NVRTC 12.4 for sm_90, into a driver that serves CUDA 12.4", exception.Message);
+        Assert.Contains("update it to CUDA 12.4 or later, or use NVRTC 12.4 or older", exception.Message);
+    }
+
+    [Fact]
+    public void An_old_driver_or_device_is_named()
+    {
+        Reset(11010, 90, 1);
+        Assert.Contains("serves CUDA 11.1; 11.2 or later is needed", Assert.Throws<CompactorException>(() => GpuBackend.Open(Options())).Message);
+        Reset(12040, 75, 1);
+        Assert.Contains("compute capability 7.5; the kernels need 8.0", Assert.Throws<CompactorException>(() => GpuBackend.Open(Options())).Message);
+        Assert.Contains("device 3 does not exist; the driver shows 1 device", Assert.Throws<CompactorException>(() => GpuBackend.Open(Options() with { Device = 3 })).Message);
+    }
+
+    [Fact]
+    public void Auto_falls_back_with_the_reason()
+    {
+        Fail("cuInit", 100);
+        using var backend = KvBackend.Open(BackendChoice.Auto, out string? fallback, Options());
+        Assert.Equal("cpu", backend.Name);
+        Assert.Contains("cuInit failed: CUDA_ERROR_OTHER (100)", fallback);
+        Assert.Throws<CompactorException>(() => KvBackend.Open(BackendChoice.Cuda, out _, Options()));
+        Reset(12040, 90, 1);
+        using var gpu = KvBackend.Open(BackendChoice.Auto, out fallback, Options());
+        Assert.Equal(("cuda", (string?)null), (gpu.Name, fallback));
+    }
+
+    [Fact]
+    public void A_steady_load_neither_allocates_nor_waits()
+    {
+        using var backend = GpuBackend.Open(Options());
+        var shape = new LayerShape([0, 700, 1000], 8, 2, 128, ElementType.BFloat16);
+        foreach (var preset in CompressionPresets.ByName.Values)
+        {
+            var plan = new LayerPlan(shape, preset, Budget.Retention(0.5));
+            using var memory = backend.Allocate<byte>(1000 * 8 * 128 * 2);
+            var key = TensorView.Packed(memory.View.Address, ElementType.BFloat16, 1000, 2, 128);
+            using BackendBuffer<float> leverage = backend.Allocate<float>(2000), attention = backend.Allocate<float>(2000), scores = backend.Allocate<float>(2000);
+            using BackendBuffer<int> indices = backend.Allocate<int>(plan.KeptPairs), offsets = backend.Allocate<int>(5);
+            var sketch = Sketch.Draw(shape, preset);
+            Once();
+            int asked = Get("fake_allocations"), before = Get("fake_launches");
+            // Waiting would fail.
+            Fail("cuStreamSynchronize", 700);
+            Once();
+            Assert.Equal(asked, Get("fake_allocations"));
+            Assert.InRange(Get("fake_launches") - before, 7, 16);
+            Fail("", 0);
+
+            void Once()
+            {
+                backend.Leverage(plan, key, null, sketch, leverage.View);
+                backend.AttentionScores(plan, key with { Heads = 8, TokenStride = 1024 }, key, attention.View);
+                backend.Fuse(plan, leverage.View, attention.View, key, scores.View);
+                backend.Select(plan, scores.View, indices.View, offsets.View);
+            }
+        }
+    }
+
+    private CudaOptions Options() => new()
+    {
+        Search = new SearchEnvironment { Variable = _ => null, DriverPath = s_library.Value, NvrtcPath = Nvrtc.PathOf("12.4") },
+        CacheFolder = Path.Combine(Nvrtc.Repository, "tests", ".nvrtc", "kernels-12.4"),
+        KernelFolders = [],
+    };
+
+    private void Reset(int version, int capability, int pools) => ((delegate* unmanaged<int, int, int, void>)NativeLibrary.GetExport(_fake, "fake_reset"))(version, capability, pools);
+
+    private int Get(string name) => ((delegate* unmanaged<int>)NativeLibrary.GetExport(_fake, name))();
+
+    private void Fail(string call, int status)
+    {
+        fixed (byte* text = System.Text.Encoding.UTF8.GetBytes(call + '\0'))
+            ((delegate* unmanaged<byte*, int, void>)NativeLibrary.GetExport(_fake, "fake_fail"))(text, status);
+    }
+
+    private static string Build()
+    {
+        string library = Path.Combine(AppContext.BaseDirectory, $"libfakecuda.{Environment.ProcessId}.so");
+        using var compiler = Process.Start("g++", ["-x", "c", "-shared", "-fPIC", "-O1", "-w", Path.Combine(AppContext.BaseDirectory, "Driver", "fake_cuda.c"), "-o", library]);
+        compiler.WaitForExit();
+        return compiler.ExitCode == 0 ? library : throw new InvalidOperationException("g++ does not compile fake_cuda.c");
+    }
+}
