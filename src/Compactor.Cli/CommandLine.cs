@@ -77,6 +77,8 @@ internal static class CommandLine
             InspectCommand.Create(),
             DoctorCommand.Create(),
             DemoCommand.Create(),
+            EvalCommand.Create(),
+            CalibrateCommand.Create(),
         };
         var parsed = root.Parse(args);
         if (parsed.Action is not ParseErrorAction error)
