@@ -73,6 +73,7 @@ internal static class CommandLine
         {
             verbose,
             CompressCommand.Create(),
+            GenerateCommand.Create(),
             InspectCommand.Create(),
             DoctorCommand.Create(),
             DemoCommand.Create(),
