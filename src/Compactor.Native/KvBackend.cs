@@ -138,14 +138,15 @@ public abstract partial class KvBackend : IDisposable
         BufferView<float> output, BufferView<float>? logSumExp)
     {
         options.Validate();
-        if (cache.BlockSize < 1)
-            throw CompactorException.Argument($"The block size is {cache.BlockSize}; use 1 or more slots.");
         _ = new LayerShape([0, query.Tokens], query.Heads, kvHeads, cache.Dim, cache.ElementType);
+        if (query.ElementType == ElementType.Opaque8)
+            throw CompactorException.Unsupported("Queries of opaque bytes cannot attend; convert them to float32, float16 or bfloat16 first.");
         if (query.Heads == 0 || query.Dim != cache.Dim)
             throw CompactorException.Argument($"Queries are [{query.Tokens}, {query.Heads}, {query.Dim}] (sequences, heads, dim); the cache has dimension {cache.Dim} and {kvHeads} KV heads.");
         long rows = tables.Lengths.Length;
         if (rows != query.Tokens && rows != (long)query.Tokens * kvHeads)
             throw CompactorException.Argument($"There are {rows} lengths for {query.Tokens} sequences of {kvHeads} KV heads; give one a (sequence, head), or one a sequence.");
+        cache.Validate(kvHeads: 1);
         if (tables.RowStride < 0 || tables.Tables.Length < rows * tables.RowStride)
             throw CompactorException.Argument($"Block tables hold {tables.Tables.Length} entries; {rows} rows of {tables.RowStride} take {rows * tables.RowStride}.");
         long heads = (long)query.Tokens * query.Heads;

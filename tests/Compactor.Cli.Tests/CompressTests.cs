@@ -290,6 +290,11 @@ public class CompressTests : TemporaryFolder
         File.CreateSymbolicLink(At("link.safetensors"), input);
         byte[] before = File.ReadAllBytes(input);
         Tool.Run("compress", input, "--out", At("link.safetensors")).FailsWith(1, "the input itself");
+        Directory.CreateSymbolicLink(At("folder"), Path.GetDirectoryName(input)!);
+        Tool.Run("compress", input, "--out", At("folder/in.safetensors")).FailsWith(1, "the input itself");
+        Tool.Run("compress", At("folder/link.safetensors"), "--out", input).FailsWith(1, "the input itself");
+        File.CreateSymbolicLink(At("circle"), "circle");
+        Tool.Run("compress", input, "--out", At("circle")).FailsWith(1, "circle");
         Assert.Equal(before, File.ReadAllBytes(input));
     }
 

@@ -218,6 +218,34 @@ public partial class ReportTests : TemporaryFolder
         Assert.Equal(["bad.safetensors", "in.safetensors", "r"], Files("."));
     }
 
+    [Theory]
+    [InlineData("1")]
+    [InlineData("0.5")]
+    public void A_cache_without_tokens_has_lengths_and_no_maps(string retention)
+    {
+        var result = Tool.Run("compress", new TestDump(2, [0, 0, 0]).Save(At("in.safetensors")), "--retention", retention, "--report", At("r"));
+        Assert.True(result.ExitCode == 0, result.Error);
+        Assert.Equal((string[])["index.html", "lengths.png", "report.json"], Files("r"));
+    }
+
+    [Fact]
+    public void A_link_to_a_report_stays_one()
+    {
+        string input = new TestDump().Save(At("in.safetensors"));
+        Directory.CreateDirectory(At("real"));
+        Directory.CreateSymbolicLink(At("link"), "real");
+        Directory.CreateSymbolicLink(At("dangling"), "new");
+        foreach (var (link, folder) in ((string, string)[])[("link", "real"), ("link", "real"), ("dangling", "new")])
+        {
+            var result = Tool.Run("compress", input, "--report", At(link));
+            Assert.True(result.ExitCode == 0, result.Error);
+            Assert.Equal(folder, new FileInfo(At(link)).LinkTarget);
+            Assert.Contains("index.html", Files(folder));
+        }
+        Tool.Run("compress", input, "--report", At("link"), "--out", At("real/out")).FailsWith(1, "within the folder of --report");
+        Assert.Equal((string[])["dangling", "in.safetensors", "link", "new", "real"], Files(""));
+    }
+
     [Fact]
     public void Demo_writes_its_report_to_the_current_folder_and_says_where()
     {

@@ -22,10 +22,10 @@ SECONDS = 300   # a test slower than this hangs; unmutated ones take a few
 
 # What is taken away as it stands, and what for.
 STATEMENTS = [
-    ("barrier", re.compile(r"__syncthreads\(\);|__syncwarp\([^;]*\);|(?<!void )named_barrier\([^;{]*\);"), lambda m: ""),
-    ("wait", re.compile(r"cp_async_wait<[^;]*>\(\);"), lambda m: ""),
+    ("barrier", re.compile(r"__syncthreads\(\);|__syncwarp\([^;]*\);|(?<!void )named_barrier\([^;{]*\);"), lambda m: ";"),
+    ("wait", re.compile(r"cp_async_wait<[^;]*>\(\);"), lambda m: ";"),
     ("wait", re.compile(r"cp_async_wait<([^;]*)>\(\);"), lambda m: f"cp_async_wait<({m[1]}) + 1>();"),
-    ("commit", re.compile(r"(?<!void )cp_async_commit\(\);"), lambda m: ""),
+    ("commit", re.compile(r"(?<!void )cp_async_commit\(\);"), lambda m: ";"),
     ("order", re.compile(r"atomic_add_acq_rel\("), lambda m: "atomic_add_global("),
 ]
 RELATION = re.compile(r"[\w)\]] (<|<=|>|>=) [\w(\-]")
@@ -68,7 +68,7 @@ def identity(file, text, start, end, replacement):
     first = text.rfind("\n", 0, start) + 1
     line = text[first:text.find("\n", end)].split("//")[0].strip()
     before = text[:first].count(line)
-    return f"{file}: {' '.join(line.split())}{f' ({before + 1})' if before else ''} => {replacement.strip() or 'removed'}"
+    return f"{file}: {' '.join(line.split())}{f' ({before + 1})' if before else ''} => {'removed' if replacement == ';' else replacement.strip()}"
 
 
 def includes(file, folder):

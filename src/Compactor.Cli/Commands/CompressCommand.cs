@@ -87,11 +87,5 @@ internal static class CompressCommand
         }
     }
 
-    private static bool SameFile(string a, string b) => a.Length > 0 && b.Length > 0 && Resolve(a) == Resolve(b);
-
-    private static string Resolve(string path)
-    {
-        string full = Path.GetFullPath(path);
-        return File.Exists(full) ? File.ResolveLinkTarget(full, returnFinalTarget: true)?.FullName ?? full : full;
-    }
+    private static bool SameFile(string a, string b) => a.Length > 0 && b.Length > 0 && RealPath.Of(a) == RealPath.Of(b);
 }

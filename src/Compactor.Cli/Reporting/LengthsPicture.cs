@@ -42,7 +42,7 @@ internal static class LengthsPicture
         foreach (var text in plot.GetPlottables<ScottPlot.Plottables.Text>().ToArray())
             plot.MoveToTop(text);
         plot.Add.HorizontalLine(tokens, 1.2f, Picture.Dark, LinePattern.Dotted);
-        double top = Math.Max(tokens, slots.Max(bar => bar.Value));
+        double top = Math.Max(Math.Max(1, tokens), slots.Max(bar => bar.Value));
         plot.Axes.SetLimits(-0.8, kept[^1].Position + 0.8, 0, 1.06 * top);
         int step = Math.Max(1, names.Count / 16);
         plot.Axes.Bottom.TickGenerator = new NumericManual([.. middles.Where((_, i) => i % step == 0)], [.. names.Where((_, i) => i % step == 0)]);

@@ -30,9 +30,11 @@ internal static class Report
         {
             var ofLayer = new List<Picture>();
             string number = layers[i].Report.Number ?? "0", file = $"layer-{number}", title = layers[i].Report.Number is null ? "" : $"Layer {number}: ";
-            if (layers[i].Selection.Scores is not null)
+            // A cache without tokens has nothing on a map.
+            if (layers[i].Selection.Scores is not null && layers[i].Report.Pairs > 0)
                 ofLayer.Add(TokenMap.Scores(layers[i], file + ReportPage.ScoresSuffix, $"{title}fused scores (grey: protected, always kept)"));
-            ofLayer.Add(TokenMap.Kept(layers[i], $"{file}-kept.png", $"{title}what is kept"));
+            if (layers[i].Report.Pairs > 0)
+                ofLayer.Add(TokenMap.Kept(layers[i], $"{file}-kept.png", $"{title}what is kept"));
             if (layers[i].Report.Curves is { } ofThis && layers.Count > 1)
                 ofLayer.Add(ErrorPicture.Draw(ofThis, (double)layers[i].Report.Plan.KeptPairs / layers[i].Report.Pairs, $"{file}-error.png", $"{title}what it costs to keep less"));
             page.AddLayer(layers[i].Report, ofLayer);

@@ -4,7 +4,7 @@ namespace Compactor.Cli.Reporting;
 
 /// <summary>
 /// The folder of a report. It must be new, empty, or hold an earlier report and nothing else, which is then replaced. The files are written to a folder beside
-/// it that takes its place when it is whole, so a failure leaves what was there.
+/// it that takes its place when it is whole, so a failure leaves what was there. A link to a folder stays one.
 /// </summary>
 internal sealed class ReportFolder
 {
@@ -21,8 +21,8 @@ internal sealed class ReportFolder
     {
         if (path.Length == 0)
             throw Refused(path, "empty; name a folder");
-        _path = Path.TrimEndingDirectorySeparator(Path.GetFullPath(path));
         Name = path;
+        _path = Guarded(() => RealPath.Of(path));
         _parent = Path.GetDirectoryName(_path) ?? throw Refused(path, "the root folder; name one of its own for the report");
         if (File.Exists(_path))
             throw Refused(path, "a file; name a folder");
@@ -37,7 +37,7 @@ internal sealed class ReportFolder
     public string Name { get; }
 
     /// <summary>Whether a file is or would be in the folder.</summary>
-    public bool Contains(string file) => Path.GetFullPath(file).StartsWith(_path + Path.DirectorySeparatorChar, StringComparison.Ordinal);
+    public bool Contains(string file) => RealPath.Of(file).StartsWith(_path + Path.DirectorySeparatorChar, StringComparison.Ordinal);
 
     /// <summary>Writes the report, in place of an earlier one.</summary>
     /// <exception cref="CompactorException">It cannot be written; the folder is as it was.</exception>

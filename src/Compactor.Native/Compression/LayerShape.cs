@@ -9,6 +9,9 @@ public sealed record LayerShape
     /// <summary>Most query heads that may share a KV head.</summary>
     public const int MaxGroup = 16;
 
+    /// <summary>What fits the 16 bits that a layer and a head have in the key of Phi, where 0 stands for none.</summary>
+    private const int MaxKey = 65535;
+
     /// <summary>Creates and checks a shape.</summary>
     /// <param name="cuSeqlens">
     /// <c>[B+1]</c>, ascending from 0: sequence b holds tokens <c>cuSeqlens[b]</c> to <c>cuSeqlens[b+1]</c> of the packed batch.
@@ -25,8 +28,8 @@ public sealed record LayerShape
         for (int b = 1; b < cuSeqlens.Count; b++)
             if (cuSeqlens[b] < cuSeqlens[b - 1])
                 throw CompactorException.Argument($"cu_seqlens[{b}] is {cuSeqlens[b]}, below cu_seqlens[{b - 1}] = {cuSeqlens[b - 1]}; entries must ascend.");
-        if (kvHeads is < 1 or > 65535)
-            throw CompactorException.Argument($"There are {kvHeads} KV heads; use 1 to 65535.");
+        if (kvHeads is < 1 or > MaxKey)
+            throw CompactorException.Argument($"There are {kvHeads} KV heads; use 1 to {MaxKey}.");
         if (queryHeads < 0 || queryHeads % kvHeads != 0)
             throw CompactorException.Argument($"{queryHeads} query heads cannot be shared evenly by {kvHeads} KV heads; the first must be a multiple of the second.");
         if (queryHeads / kvHeads > MaxGroup)
@@ -37,6 +40,8 @@ public sealed record LayerShape
             throw CompactorException.Unsupported("Keys and values of opaque bytes cannot be scored or attended to; convert them to float32, float16 or bfloat16 first.");
         if ((long)cuSeqlens[^1] * kvHeads > int.MaxValue)
             throw CompactorException.Unsupported($"{cuSeqlens[^1]} tokens of {kvHeads} heads exceed {int.MaxValue} (token, head) pairs; split the batch.");
+        if ((cuSeqlens.Count - 1L) * kvHeads >= int.MaxValue)
+            throw CompactorException.Unsupported($"{cuSeqlens.Count - 1} sequences of {kvHeads} heads exceed {int.MaxValue - 1} (sequence, head) pairs; split the batch.");
         CuSeqlens = [.. cuSeqlens];
         QueryHeads = queryHeads;
         KvHeads = kvHeads;
@@ -52,7 +57,7 @@ public sealed record LayerShape
     /// <exception cref="CompactorException">A value is out of range, or the lengths are not those of whole sequences.</exception>
     public static LayerShape Ragged(IReadOnlyList<int> lengths, int kvHeads, int headDim, ElementType elementType)
     {
-        if (kvHeads < 1 || lengths.Count % kvHeads != 0)
+        if (kvHeads is < 1 or > MaxKey || lengths.Count % kvHeads != 0)
             throw CompactorException.Argument($"There are {lengths.Count} lengths for {kvHeads} KV heads; give one a (sequence, head).");
         var offsets = new int[lengths.Count + 1];
         for (int i = 0; i < lengths.Count; i++)
@@ -99,14 +104,31 @@ public sealed record LayerShape
     /// <summary>Bytes of one token's key and value in one head.</summary>
     public long BytesPerPair => 2L * HeadDim * ElementType.Size();
 
-    /// <summary>Index of the layer: names it in errors and keys its Phi.</summary>
-    public int Layer { get; init; }
+    /// <summary>Index of the layer, 0 to 65534: names it in errors and keys its Phi.</summary>
+    /// <exception cref="CompactorException">The index is out of range.</exception>
+    public int Layer
+    {
+        get;
+        init => field = value is >= 0 and < MaxKey ? value : throw CompactorException.Argument($"Layer is {value}; use 0 to {MaxKey - 1}, which the key of Phi holds.");
+    }
 
-    /// <summary>Global index of head 0, for a rank that holds a part of the heads: keys Phi.</summary>
-    public int FirstHead { get; init; }
+    /// <summary>Global index of head 0, for a rank that holds a part of the heads: keys Phi. The last head's is 65534 at most.</summary>
+    /// <exception cref="CompactorException">The index is out of range.</exception>
+    public int FirstHead
+    {
+        get;
+        init => field = value >= 0 && value <= MaxKey - KvHeads ? value
+            : throw CompactorException.Argument($"FirstHead is {value}; with {KvHeads} KV heads use 0 to {MaxKey - KvHeads}, which the key of Phi holds.");
+    }
 
     /// <summary>Stable ids of the sequences, which key their Phi; null for 0, 1, 2, ...</summary>
-    public IReadOnlyList<long>? SequenceIds { get; init; }
+    /// <exception cref="CompactorException">There is not one id a sequence.</exception>
+    public IReadOnlyList<long>? SequenceIds
+    {
+        get;
+        init => field = value is null || value.Count == Sequences ? value is null ? null : [.. value]
+            : throw CompactorException.Argument($"There are {value.Count} SequenceIds for {Sequences} sequences; give one a sequence, or null.");
+    }
 
     /// <summary>Tokens of sequence <paramref name="b"/>; of entry <paramref name="b"/> of the lengths, where ragged.</summary>
     public int LengthOf(int b) => CuSeqlens[b + 1] - CuSeqlens[b];

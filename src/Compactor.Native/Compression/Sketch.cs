@@ -23,20 +23,26 @@ public sealed class Sketch
     public int Count { get; }
 
     /// <summary>Draws the sketches a layer needs.</summary>
+    /// <exception cref="CompactorException">Those of each sequence and head do not fit one array.</exception>
     public static Sketch Draw(LayerShape shape, CompressionOptions options)
     {
         int dim = shape.HeadDim, k = options.SketchDimension;
         if (options.SketchSharing != SketchSharing.PerSequenceHead)
         {
             var phi = new float[dim * k];
-            Fill(phi, k, options.Seed, options.SketchSharing == SketchSharing.PerLayer ? (uint)shape.Layer + 1 & 0xFFFF : 0, 0, 0);
+            Fill(phi, k, options.Seed, options.SketchSharing == SketchSharing.PerLayer ? (uint)shape.Layer + 1 : 0, 0, 0);
             return new Sketch(phi, dim, k, 1, 0);
         }
-        var all = new float[shape.Sequences * shape.KvHeads * dim * k];
+        long entries = (long)shape.Sequences * shape.KvHeads * dim * k;
+        if (entries > Array.MaxLength)
+            throw CompactorException.Unsupported(
+                $"A Phi [{dim}, {k}] for each of {shape.Sequences} sequences and {shape.KvHeads} KV heads takes {entries} entries; at most {Array.MaxLength} can be held. " +
+                $"Split the batch, or share Phi ({nameof(CompressionOptions.SketchSharing)}).");
+        var all = new float[entries];
         for (int b = 0; b < shape.Sequences; b++)
             for (int h = 0; h < shape.KvHeads; h++)
-                Fill(all.AsSpan((b * shape.KvHeads + h) * dim * k, dim * k), k, options.Seed, (uint)shape.Layer + 1 & 0xFFFF,
-                    (uint)(shape.FirstHead + h) + 1 & 0xFFFF, (ulong)shape.IdOf(b));
+                Fill(all.AsSpan((b * shape.KvHeads + h) * dim * k, dim * k), k, options.Seed, (uint)shape.Layer + 1,
+                    (uint)(shape.FirstHead + h) + 1, (ulong)shape.IdOf(b));
         return new Sketch(all, dim, k, shape.Sequences * shape.KvHeads, shape.KvHeads);
     }
 

@@ -69,7 +69,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
             badKey.ThrowIfAny();
             if (_failed is var (sequence, head))
                 throw new CompactorException(CompactorStatus.FactorizationFailed,
-                    $"Layer {plan.Shape.Layer}: the Gram matrix of sequence {sequence}, head {head} has no Cholesky factor even with Epsilon {plan.Options.Epsilon} times 10^{GramFactor.MaxEscalations}; raise Epsilon.");
+                    $"Layer {plan.Shape.Layer}: the Gram matrix of sequence {sequence}, head {head} has no Cholesky factor even with Epsilon {plan.Options.Epsilon} times 10^{GramFactor.MaxEscalations}; check the cache, since squares of its keys may overflow float32, or raise Epsilon.");
         }
 
         private long PanelFloats => (long)_dim * _columns;

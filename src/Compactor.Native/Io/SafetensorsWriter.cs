@@ -91,7 +91,7 @@ public sealed class SafetensorsWriter
     /// Writes the file: to a new file beside <paramref name="path"/>, flushed to the device, then renamed over it. Until the rename the
     /// destination is untouched; on any failure the new file is deleted. May be called again.
     /// </summary>
-    /// <param name="path">Destination, replaced when it exists; pipes, devices and folders are refused.</param>
+    /// <param name="path">Destination, replaced when it exists. A symbolic link stays one: what it leads to is the destination. Pipes, devices and folders are refused.</param>
     /// <param name="cancellation">Looked at before every piece.</param>
     /// <exception cref="OperationCanceledException">Cancelled; the destination is as it was.</exception>
     /// <exception cref="CompactorException">
@@ -100,11 +100,10 @@ public sealed class SafetensorsWriter
     /// </exception>
     public void Save(string path, CancellationToken cancellation = default)
     {
-        if (SpecialFile.Exists(path))
-            throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' is not a regular file but a folder, pipe or device, which cannot be replaced; name a file.");
+        string destination = Attempt(path, () => Destination.Of(path));
         var order = _tensors.Values.OrderByDescending(tensor => tensor.Type.Size()).ThenBy(tensor => tensor.Name, StringComparer.Ordinal).ToList();
         byte[] header = Header(order);
-        string temporary = $"{path}.{System.IO.Path.GetRandomFileName()}.tmp";
+        string temporary = $"{destination}.{System.IO.Path.GetRandomFileName()}.tmp";
         var stream = Attempt(path, () => new FileStream(temporary, FileMode.CreateNew, FileAccess.Write, FileShare.None, bufferSize: 0));
         bool saved = false;
         try
@@ -123,7 +122,7 @@ public sealed class SafetensorsWriter
             cancellation.ThrowIfCancellationRequested();
             Attempt(path, () =>
             {
-                File.Move(temporary, path, overwrite: true);
+                File.Move(temporary, destination, overwrite: true);
                 return true;
             });
             saved = true;

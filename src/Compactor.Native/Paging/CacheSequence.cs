@@ -39,9 +39,12 @@ public sealed class CacheSequence : IDisposable
     public int PositionEnd(int layer) => Table(layer).PositionEnd;
 
     /// <summary>Whether the blocks that <paramref name="tokens"/> more tokens in every head of a layer take are free at this moment.</summary>
+    /// <exception cref="CompactorException">There is no such layer, or the number is negative.</exception>
     public bool CanStore(int layer, int tokens)
     {
         var table = Table(layer);
+        if (tokens < 0)
+            throw CompactorException.Argument($"There is no room for {tokens} tokens; use 0 or more.");
         return Enumerable.Range(0, table.Rows.Length).Sum(head => (long)MissingBlocks(table, head, tokens)) <= Cache.FreeBlocks;
     }
 
@@ -74,9 +77,8 @@ public sealed class CacheSequence : IDisposable
     internal static void StoreTokens(IReadOnlyList<CacheSequence> sequences, int layer, in TensorView key, in TensorView value,
         ReadOnlySpan<int> firstTokens, ReadOnlySpan<int> counts, ReadOnlySpan<int> firstPositions)
     {
-        if (sequences.Count == 0)
+        if (RequireBatch(sequences) is not { } cache)
             return;
-        var cache = sequences[0].Cache;
         var tables = new LayerTable[sequences.Count];
         int heads = cache.Options.KvHeads, most = 0;
         long missing = 0, tokens = 0;
@@ -218,10 +220,19 @@ public sealed class CacheSequence : IDisposable
             fork._prefix = _prefix;
         }
         Cache.AddPairs(copied);
-        if (copies.Length > 0)
-            using (CallTables.Of(Cache.Backend, sources, copies, slots, out var from, out var to, out var counts))
-                Cache.Backend.CopyBlocks(Cache.Slots, from, to, counts);
-        return fork;
+        if (copies.Length == 0)
+            return fork;
+        try
+        {
+            using var call = CallTables.Of(Cache.Backend, sources, copies, slots, out var from, out var to, out var counts);
+            Cache.Backend.CopyBlocks(Cache.Slots, from, to, counts);
+            return fork;
+        }
+        catch
+        {
+            fork.Dispose();
+            throw;
+        }
     }
 
     /// <summary>Gives the sequence's blocks back, and its share of a prefix. Freeing twice does nothing.</summary>
@@ -266,6 +277,20 @@ public sealed class CacheSequence : IDisposable
     {
         ThrowIfFreed();
         return (uint)layer < (uint)_layers.Length ? _layers[layer] : throw CompactorException.Argument($"There is no layer {layer}; the cache has {_layers.Length}.");
+    }
+
+    /// <summary>The one cache that all sequences are of, each given once; null where there are none.</summary>
+    internal static PagedCache? RequireBatch(IReadOnlyList<CacheSequence> sequences)
+    {
+        for (int b = 0; b < sequences.Count; b++)
+        {
+            if (sequences[b].Cache != sequences[0].Cache)
+                throw CompactorException.Argument("The sequences are of different caches; compress those of each cache by themselves.");
+            for (int other = 0; other < b; other++)
+                if (sequences[other] == sequences[b])
+                    throw CompactorException.Argument($"Sequences {other} and {b} of the batch are the same; give each once.");
+        }
+        return sequences.Count == 0 ? null : sequences[0].Cache;
     }
 
     /// <summary>The layer's table, which nothing is pending on.</summary>

@@ -17,18 +17,18 @@ public static class HostOwnedCache
     /// <param name="keptSlots">Slots that survive, ascending per head.</param>
     /// <param name="keptOffsets"><c>[Hkv + 1]</c>: where each head's slots start in <paramref name="keptSlots"/>.</param>
     /// <returns>Tokens held afterwards, and how many blocks at the front of <paramref name="table"/> hold them: the host may reuse the others.</returns>
-    /// <exception cref="CompactorException">Heads keep different numbers (ragged), or slots do not ascend within the length; nothing has changed then.</exception>
+    /// <exception cref="CompactorException">Heads keep different numbers (ragged), slots do not ascend within the length, or the cache's strides or blocks cannot be; nothing has changed then.</exception>
     public static (int Length, int Blocks) Compact(KvBackend backend, in PagedView cache, int kvHeads, ReadOnlySpan<int> table, int length, ReadOnlySpan<int> keptSlots, ReadOnlySpan<int> keptOffsets)
     {
-        RequireRoom(cache, table.Length, length);
-        if (keptOffsets.Length != kvHeads + 1 || keptOffsets[0] < 0 || keptOffsets[^1] > keptSlots.Length)
-            throw CompactorException.Argument($"There are {keptOffsets.Length} offsets into {keptSlots.Length} slots; expected {kvHeads + 1} within them.");
-        int kept = keptOffsets[1] - keptOffsets[0];
+        cache.Validate(kvHeads);
+        RequireRoom(cache, table, length);
+        int[] counts = CacheSequence.Counts(keptSlots, keptOffsets, kvHeads);
+        int kept = counts[0];
         for (int head = 0; head < kvHeads; head++)
         {
-            int count = keptOffsets[head + 1] - keptOffsets[head], previous = -1;
-            if (count != kept || count < 0)
-                throw Ragged($"Head {head} keeps {count} tokens and head 0 keeps {kept}");
+            int previous = -1;
+            if (counts[head] != kept)
+                throw Ragged($"Head {head} keeps {counts[head]} tokens and head 0 keeps {kept}");
             foreach (int slot in keptSlots[keptOffsets[head]..keptOffsets[head + 1]])
             {
                 if (slot <= previous || slot >= length)
@@ -55,11 +55,12 @@ public static class HostOwnedCache
             throw CompactorException.Argument($"There are {tables.Count} tables for {plan.Shape.Sequences} sequences; give one a sequence.");
         if (plan.Shape.IsRagged || (plan.Options.SelectionScope == SelectionScope.Sequence && !plan.KeepsEverything))
             throw Ragged("Heads of a selection in sequence scope keep different numbers of tokens");
+        cache.Validate(plan.Shape.KvHeads);
         int stride = 0;
         var results = new (int, int)[tables.Count];
         for (int b = 0; b < tables.Count; b++)
         {
-            RequireRoom(cache, tables[b].Length, plan.Shape.LengthOf(b));
+            RequireRoom(cache, tables[b].Span, plan.Shape.LengthOf(b));
             stride = Math.Max(stride, tables[b].Length);
             results[b] = (plan.KeptTokensOf(b, 0), Blocks(cache, plan.KeptTokensOf(b, 0)));
         }
@@ -73,10 +74,13 @@ public static class HostOwnedCache
 
     private static int Blocks(in PagedView cache, int tokens) => (tokens + cache.BlockSize - 1) / cache.BlockSize;
 
-    private static void RequireRoom(in PagedView cache, int blocks, int length)
+    private static void RequireRoom(in PagedView cache, ReadOnlySpan<int> table, int length)
     {
-        if (length < 0 || length > (long)blocks * cache.BlockSize)
-            throw CompactorException.Argument($"The sequence holds {length} tokens; its {blocks} blocks of {cache.BlockSize} hold 0 to {(long)blocks * cache.BlockSize}.");
+        if (length < 0 || length > (long)table.Length * cache.BlockSize)
+            throw CompactorException.Argument($"The sequence holds {length} tokens; its {table.Length} blocks of {cache.BlockSize} hold 0 to {(long)table.Length * cache.BlockSize}.");
+        foreach (int block in table[..Blocks(cache, length)])
+            if (block < 0)
+                throw CompactorException.Argument($"Block {block} is among those that hold the sequence's {length} tokens; ids are 0 or more.");
     }
 
     private static CompactorException Ragged(string reason) => CompactorException.Unsupported(

@@ -80,13 +80,19 @@ public sealed class PagedCache : IDisposable
     /// <summary>An empty sequence.</summary>
     public CacheSequence CreateSequence() => new(this);
 
-    /// <summary>Blocks that <paramref name="tokens"/> tokens take in every head of one layer of a new sequence.</summary>
-    public long BlocksFor(long tokens) => (tokens + Options.BlockSize - 1) / Options.BlockSize * Options.KvHeads;
+    /// <summary>Blocks that <paramref name="tokens"/> tokens take in every head of one layer of a new sequence; no more than fit 63 bits.</summary>
+    /// <exception cref="CompactorException">The number is negative.</exception>
+    public long BlocksFor(long tokens) => tokens >= 0
+        ? (long)Int128.Min(long.MaxValue, ((Int128)tokens + Options.BlockSize - 1) / Options.BlockSize * Options.KvHeads)
+        : throw CompactorException.Argument($"There is no room for {tokens} tokens; use 0 or more.");
 
     /// <summary>
     /// Whether there is room, at this moment, for <paramref name="tokens"/> tokens in every head of <paramref name="layers"/> layers of a new sequence.
     /// </summary>
-    public bool CanStore(long tokens, int layers) => BlocksFor(tokens) * layers <= FreeBlocks;
+    /// <exception cref="CompactorException">A number is negative.</exception>
+    public bool CanStore(long tokens, int layers) => layers >= 0
+        ? (Int128)BlocksFor(tokens) * layers <= FreeBlocks
+        : throw CompactorException.Argument($"There is no room in {layers} layers; use 0 or more.");
 
     /// <summary>Takes blocks, or throws and takes none.</summary>
     internal int[] Take(long count, string purpose)

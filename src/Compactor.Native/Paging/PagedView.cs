@@ -27,6 +27,28 @@ public readonly record struct PagedView(
     public static PagedView Hnd(nint keys, nint values, ElementType type, int blockSize, int kvHeads, int dim) =>
         new(keys, values, type, blockSize, dim, (long)kvHeads * blockSize * dim, dim, (long)blockSize * dim);
 
+    /// <summary>Checks addresses, sizes and strides: no two slots may share memory.</summary>
+    /// <param name="kvHeads">KV heads of a block; 1 where heads have tables of their own.</param>
+    /// <exception cref="CompactorException">Something cannot be; the message names it.</exception>
+    internal void Validate(int kvHeads)
+    {
+        if (BlockSize < 1)
+            throw CompactorException.Argument($"The block size is {BlockSize}; use 1 or more slots.");
+        if (kvHeads < 1 || Dim < 1)
+            throw CompactorException.Argument($"There are {kvHeads} KV heads and the dimension is {Dim}; use 1 or more.");
+        if (Keys == 0 || Values == 0)
+            throw CompactorException.Argument($"The cache's {(Keys == 0 ? "keys" : "values")} have a null address.");
+        if (Keys % ElementType.Size() != 0 || Values % ElementType.Size() != 0)
+            throw CompactorException.Argument($"The cache's {(Keys % ElementType.Size() != 0 ? "keys" : "values")} are not aligned to their {ElementType.Size()}-byte elements.");
+        Int128 slots = (Int128)SlotStride * BlockSize, heads = (Int128)HeadStride * kvHeads;
+        bool apart = kvHeads == 1 ? SlotStride >= Dim && slots <= BlockStride
+            : SlotStride <= HeadStride ? SlotStride >= Dim && slots <= HeadStride && heads <= BlockStride
+            : HeadStride >= Dim && heads <= SlotStride && slots <= BlockStride;
+        if (!apart)
+            throw CompactorException.Argument(
+                $"Blocks of {BlockSize} slots of {kvHeads} KV heads of {Dim} elements overlap with strides of {BlockStride} (block), {SlotStride} (slot) and {HeadStride} (head) elements.");
+    }
+
     /// <summary>Bytes from the start of the keys, or of the values, to a slot.</summary>
     internal long Offset(int block, int slot, int head) => (block * BlockStride + slot * SlotStride + head * HeadStride) * ElementType.Size();
 }

@@ -30,17 +30,12 @@ public sealed class PendingCompaction : IDisposable
         _tables = new LayerTable[sequences.Count];
         _reservedStarts = new int[sequences.Count];
         long total = 0, pairs = 0;
+        _cache = CacheSequence.RequireBatch(sequences);
         for (int b = 0; b < sequences.Count; b++)
         {
-            _cache ??= sequences[b].Cache;
-            if (sequences[b].Cache != _cache)
-                throw CompactorException.Argument("The sequences are of different caches; compress those of each cache by themselves.");
-            for (int other = 0; other < b; other++)
-                if (sequences[other] == sequences[b])
-                    throw CompactorException.Argument($"Sequences {other} and {b} of the batch are the same; give each once.");
             _tables[b] = sequences[b].ChangeableTable(layer);
             _reservedStarts[b] = checked((int)total);
-            total += survivors[b] / _cache.Options.BlockSize + _cache.Options.KvHeads;
+            total += survivors[b] / _cache!.Options.BlockSize + _cache.Options.KvHeads;
             pairs += survivors[b];
         }
         _reserved = _cache?.Take(total, $"{(replaces ? "Compacting" : "Storing survivors in")} layer {layer} to {pairs} pairs") ?? [];

@@ -58,4 +58,51 @@ public class SketchTests
         var moved = new LayerShape([0, 10], 2, 1, 128, ElementType.Float32) { SequenceIds = [1], FirstHead = 1 };
         Assert.Equal(Phi(SketchSharing.PerSequenceHead, 0, 1, 1), Phi(SketchSharing.PerSequenceHead, 0, 0, 0, moved));
     }
+
+    [Fact]
+    public void What_keys_a_sketch_must_fit_its_key()
+    {
+        Refused("Layer is -1", () => Shape with { Layer = -1 });
+        Refused("Layer is 65535", () => Shape with { Layer = 65535 });
+        Refused("FirstHead is -1", () => Shape with { FirstHead = -1 });
+        Refused("FirstHead is 65534; with 2 KV heads use 0 to 65533", () => Shape with { FirstHead = 65534 });
+        Refused("1 SequenceIds for 2 sequences", () => Shape with { SequenceIds = [4] });
+        Refused("3 SequenceIds for 2 sequences", () => new LayerShape([0, 10, 20], 4, 2, 128, ElementType.Float32) { SequenceIds = [1, 2, 3] });
+        Refused("3 SequenceIds for 2 sequences", () => LayerShape.Ragged([1, 2, 3, 4], 2, 128, ElementType.Float32) with { SequenceIds = [1, 2, 3] });
+        Refused("FirstHead is 65534; with 2 KV heads", () => LayerShape.Ragged([1, 2, 3, 4], 2, 128, ElementType.Float32) with { FirstHead = 65534 });
+        Refused("70000 KV heads", () => LayerShape.Ragged(new int[70000], 70000, 128, ElementType.Float32));
+
+        // The last layer and head have a Phi of their own: neither wraps around to another's.
+        var options = CompressionPresets.Paper with { SketchSharing = SketchSharing.PerSequenceHead };
+        var last = Sketch.Draw(Shape with { Layer = 65534, FirstHead = 65533, SequenceIds = [long.MinValue, -1] }, options);
+        var first = Sketch.Draw(Shape, options);
+        float[][] all = [last.Of(0, 0).ToArray(), last.Of(0, 1).ToArray(), last.Of(1, 0).ToArray(), last.Of(1, 1).ToArray(), first.Of(0, 0).ToArray(), first.Of(0, 1).ToArray()];
+        Assert.Equal(all.Length, all.DistinctBy(phi => string.Join(' ', phi)).Count());
+    }
+
+    [Fact]
+    public void The_ids_of_a_shape_do_not_change_behind_it()
+    {
+        var ids = new List<long> { 7, 8 };
+        var shape = Shape with { SequenceIds = ids };
+        ids.Clear();
+        Assert.Equal(8, shape.IdOf(1));
+    }
+
+    [Fact]
+    public void Batches_whose_sketches_do_not_fit_are_to_be_split()
+    {
+        var options = CompressionPresets.Paper with { SketchSharing = SketchSharing.PerSequenceHead };
+        // 2^32 + 2^15 entries: in 32 bits, the size of one Phi of 256 x 128.
+        var shape = new LayerShape(new int[131074], 0, 1, 256, ElementType.Float32);
+        Refused("Split the batch", () => Sketch.Draw(shape, options with { SketchDimension = 128 }), CompactorStatus.Unsupported);
+        Refused("split the batch", () => new LayerShape(new int[40001], 0, 60000, 128, ElementType.Float32), CompactorStatus.Unsupported);
+    }
+
+    private static void Refused(string message, Func<object> action, CompactorStatus status = CompactorStatus.InvalidArgument)
+    {
+        var e = Assert.Throws<CompactorException>(action);
+        Assert.Equal(status, e.Status);
+        Assert.Contains(message, e.Message);
+    }
 }

@@ -232,7 +232,7 @@ public sealed class SafetensorsFileTests : IDisposable
         Rejects(File("{" + Tensor("a", "U8", "[" + string.Concat(Enumerable.Repeat("1,", 1_000_000)) + "1]", "[0,1]") + "}", 1), "more than 64");
         using var many = Open("{" + string.Join(',', Enumerable.Range(0, 200_000).Select(i => Tensor($"t{i}", "F32", "[0]", "[0,0]"))) + "}", 0);
         Assert.Equal(200_000, many.Tensors.Count);
-        Assert.True(clock.Elapsed < TimeSpan.FromSeconds(20), clock.Elapsed.ToString());
+        Assert.True(clock.Elapsed < TimeSpan.FromMinutes(1), clock.Elapsed.ToString());
     }
 
     [Fact]

@@ -216,6 +216,59 @@ public sealed class SafetensorsWriterTests : IDisposable
     }
 
     [Fact]
+    public void A_link_stays_a_link_and_what_it_leads_to_is_written()
+    {
+        Assert.SkipWhen(OperatingSystem.IsWindows(), "links need a privilege on Windows");
+        // files/real <- files/second <- inner/first, a folder further down that is reached through a link: ".." goes up from where that leads.
+        Directory.CreateDirectory(_folder["files/inner"]);
+        Directory.CreateDirectory(_folder["links"]);
+        Directory.CreateSymbolicLink(_folder["links/inner"], _folder["files/inner"]);
+        File.CreateSymbolicLink(_folder["files/inner/first"], "../second");
+        File.CreateSymbolicLink(_folder["files/second"], _folder["files/real"]);
+        string link = _folder["links/inner/first"];
+        foreach (float value in (float[])[1, 2])
+        {
+            // The first time, the last link dangles.
+            var writer = new SafetensorsWriter();
+            writer.Add("x", SafetensorsType.F32, [1], write =>
+            {
+                Assert.Single(Directory.GetFiles(_folder["files"], "real.*.tmp"));
+                write(BitConverter.GetBytes(value));
+            });
+            writer.Save(link);
+            Assert.Equal("../second", new FileInfo(_folder["files/inner/first"]).LinkTarget);
+            Assert.Equal(_folder["files/real"], new FileInfo(_folder["files/second"]).LinkTarget);
+            Assert.Null(new FileInfo(_folder["files/real"]).LinkTarget);
+            using var file = SafetensorsFile.Open(_folder["files/real"]);
+            Assert.Equal([value], file.Tensors["x"].ToFloat32());
+            Assert.Equal(2, Directory.GetFiles(_folder["files"]).Length);
+            Assert.Equal([_folder["links/inner"]], Directory.GetFileSystemEntries(_folder["links"]));
+            Assert.Equal([_folder["files/inner/first"]], Directory.GetFileSystemEntries(_folder["files/inner"]));
+        }
+    }
+
+    [Fact]
+    public void A_link_that_leads_nowhere_writable_is_one_error_and_stays()
+    {
+        Assert.SkipWhen(OperatingSystem.IsWindows(), "links need a privilege on Windows");
+        File.CreateSymbolicLink(_folder["a"], "b");
+        File.CreateSymbolicLink(_folder["b"], _folder["a"]);
+        File.CreateSymbolicLink(_folder["self"], "self");
+        File.CreateSymbolicLink(_folder["nowhere"], "missing/x");
+        string[] before = Directory.GetFileSystemEntries(_folder.Root);
+        var writer = new SafetensorsWriter();
+        writer.Add("x", [1], [1f]);
+        foreach (var (name, problem) in ((string, string)[])[("a", "links lead in a circle"), ("self", "links lead in a circle"), ("nowhere", "cannot be written")])
+        {
+            var e = Assert.Throws<CompactorException>(() => writer.Save(_folder[name]));
+            Assert.Equal(CompactorStatus.InvalidFile, e.Status);
+            Assert.StartsWith($"'{_folder[name]}' ", e.Message);
+            Assert.Contains(problem, e.Message);
+        }
+        Assert.Equal(before, Directory.GetFileSystemEntries(_folder.Root));
+    }
+
+    [Fact]
     public void Cancelling_leaves_the_old_file_and_nothing_else()
     {
         string path = _folder["cache.safetensors"];

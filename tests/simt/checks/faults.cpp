@@ -26,6 +26,7 @@ static const Planted planted[] = {
     PLANT(copy_async, 4, "not been waited for"), PLANT(copy_async, 5, "not aligned to 16"), PLANT(copy_async, 6, "outside every allocation"), PLANT(copy_async, 7, "not been waited for"),
     PLANT(reach, 0, nullptr), PLANT(reach, 1, "outside every allocation"), PLANT(reach, 2, "outside every allocation"), PLANT(reach, 3, "not aligned to 4"),
     PLANT(reach, 4, "not aligned to 16"), PLANT(reach, 5, "outside every allocation"), PLANT(reach, 6, "outside the block's 1024 bytes"), PLANT(reach, 7, "not aligned to 4"),
+    PLANT(reach, 8, "not aligned to 16"),
     PLANT(sum_blocks, 0, nullptr), PLANT(sum_blocks, 1, "data race on 4 bytes of global"), PLANT(sum_blocks, 2, "data race on 4 bytes of global"),
     PLANT(sum_blocks, 3, "data race on 4 bytes of global"), PLANT(sum_blocks, 4, "data race on 4 bytes of global"),
     PLANT(write_rows, 0, nullptr), PLANT(write_rows, 1, "data race on 2 bytes of global"), PLANT(write_rows, 2, "data race on 2 bytes of global"),

@@ -88,6 +88,7 @@ extern "C" __global__ void copy_async(const __grid_constant__ FaultParams p)
 }
 
 // Global memory. 1: read past the end. 2: write before the start. 3: misaligned float. 4: misaligned 16 bytes. 5: null. 6: shared memory past the end. 7: misaligned shared.
+// 8: misaligned vector, read by a plain load.
 extern "C" __global__ void reach(const __grid_constant__ FaultParams p)
 {
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -99,6 +100,7 @@ extern "C" __global__ void reach(const __grid_constant__ FaultParams p)
     if (chosen && p.fault == 3) from = (const float*)((const u8*)from + 2);
     if (chosen && p.fault == 4) (void)load_streaming((const u8*)p.data + 8);
     if (chosen && p.fault == 5) to = nullptr;
+    if (chosen && p.fault == 8) *(u32x4*)((u8*)p.more + 2048) = *(const u32x4*)((const u8*)p.data + 8);
     if (p.fault == 6) store_shared(slot(threadIdx.x + (chosen ? 4 * blockDim.x : 0)), 0);
     if (p.fault == 7) store_shared(slot(threadIdx.x) + (chosen ? 2 : 0), 0);
     *to = *from;

@@ -27,6 +27,24 @@ void check_global(Thread& self, u64 address, u32 bytes, u32 alignment, Access ac
     if (other != nullptr) race(self, "global", address, bytes, access, *other);
 }
 
+// The states of up to 16 bytes, combined into 8.
+struct States { u64 all, any; };
+
+static constexpr u64 each(u8 state) { return state * 0x0101010101010101ull; }
+
+static States states_of(const u8* state, u32 bytes)
+{
+    u64 first = 0, second;
+    if (bytes >= 8) {
+        __builtin_memcpy(&first, state, 8);
+        __builtin_memcpy(&second, state + bytes - 8, 8);
+    } else {
+        for (u32 i = 0; i < 8; i++) first |= (u64)state[i & (bytes - 1)] << 8 * i;   // repeated
+        second = first;
+    }
+    return {first & second, first | second};
+}
+
 u8* check_shared(Thread& self, u32 at, u32 bytes, Access access)
 {
     const Block& block = *self.block;
@@ -36,15 +54,10 @@ u8* check_shared(Thread& self, u32 at, u32 bytes, Access access)
     if ((at & (bytes - 1)) != 0) fault("shared %s of %u bytes at 0x%x is not aligned to %u", verb(access), bytes, at, bytes);
     access_happens(*self.launch);
     u8* state = block.state + offset;
-    u8 all = shared_written, any = 0;
-    for (u32 i = 0; i < bytes; i++) {
-        all &= state[i];
-        any |= state[i];
-    }
-    if ((any & shared_in_flight) != 0) fault("shared %s of %u bytes at 0x%x, where a cp.async has not been waited for", verb(access), bytes, at);
-    if (access != Access::write && all != shared_written) fault("shared %s of %u bytes at 0x%x, which was never written", verb(access), bytes, at);
-    if (access == Access::write)
-        for (u32 i = 0; i < bytes; i++) state[i] = shared_written;
+    States states = states_of(state, bytes);
+    if ((states.any & each(shared_in_flight)) != 0) fault("shared %s of %u bytes at 0x%x, where a cp.async has not been waited for", verb(access), bytes, at);
+    if (access != Access::write && states.all != each(shared_written)) fault("shared %s of %u bytes at 0x%x, which was never written", verb(access), bytes, at);
+    if (access == Access::write && states.all != each(shared_written)) __builtin_memset(state, shared_written, bytes);
     if (self.launch->what->check_races != 0) {
         const Record* other = check_shared_access(self, block.accesses, offset, bytes, access);
         if (other != nullptr) race(self, "shared", at, bytes, access, *other);

@@ -24,7 +24,7 @@ public sealed class RandomPolicy(ulong seed) : SelectionPolicy
             for (int t = 0; t < shape.LengthOf(b); t++)
                 for (int h = 0; h < shape.KvHeads; h++)
                 {
-                    uint key = (uint)shape.Layer + 1 & 0xFFFF | (uint)(shape.FirstHead + h) + 1 << 16;
+                    uint key = (uint)shape.Layer + 1 | (uint)(shape.FirstHead + h) + 1 << 16;
                     scores[next++] = (Philox.Block((uint)t, key, (uint)id, (uint)(id >> 32), ~seed).X0 >> 8) * (1f / (1 << 24));
                 }
         }
