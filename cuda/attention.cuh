@@ -429,10 +429,12 @@ template <i32 Team, i32 TileRows> struct Attention
     __device__ __forceinline__ static void team_barrier()
     {
         static_assert(Team == 1 || Team == WARPS, "a team is a warp or the block");
-        if (Team == 1)
-            __syncwarp();
-        else
+        if (Team > 1)
+        {
             __syncthreads();
+            return;
+        }
+        __syncwarp();
     }
 
     __device__ __forceinline__ static void load_queries(const AttentionParams& p, const Item& item, i32 first_row)
@@ -507,8 +509,7 @@ template <i32 Team, i32 TileRows> struct Attention
             }
             slot = slot == Shape::STAGES - 1 ? 0 : slot + 1;
         }
-        cp_async_wait<0>();
-        __syncthreads();
+        __syncthreads();   // all that was filled has been waited for; the exchange may lie over it
         warp_rows.leave(shared_base() + team * TileRows * DIM * 4, shared_base() + Shape::SUMS + team * TileRows * 8, row_warp * ROWS, rows);
         __syncthreads();
         merge_teams(p, item, first_row, rows);

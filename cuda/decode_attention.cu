@@ -14,7 +14,7 @@
 // decode_merge       grid: ceil(B·Hq / 4)   threads: 128   shared: 0
 //   row = D·element bytes; WARPS = 4, 2, 1 for row <= 256, <= 512, else; rows = 8 for f32, else 16; TileRows = min(G, rows)
 //   stride = row where row % 128 = 0, else ((row / 16) | 1)·16;  stage = WARPS·(32·stride + 64);  shared = STAGES·stage + TileRows·stride, STAGES = 3 where that is <= 101376, else 2
-//   (bf16, D 128, G 4: 100096 bytes; two blocks an SM on sm_90, one on sm_80, 86, 89)
+//   (bf16, D 128, G 4: 100096 bytes, 193 to 198 registers; two blocks an SM on sm_90, one on sm_80, 86, 89)
 // Workspace: B·Hq·most_splits·(D + 2)·4 bytes for partial_values, then partial_sums; most_splits = ceil(row_stride·block_size / 512).
 #include "attention.cuh"
 

@@ -31,10 +31,12 @@ struct Keys
     Paged cache;
     PagedTables tables;
     u64 phi;
-    u64 rotations;              // f32 [rows, R]: R/2 cosines, then R/2 sines, each over cos² + sin²; a row a packed token, or a position where paged
+    u64 rotations;              // f32 [rows, R]: R/2 cosines, then R/2 sines, each over cos² + sin²; a row a position where paged
     i32 rotary_dim, kv_heads;
+    i32 rotations_of_batch;     // dense: 1 where rotations have a row a token of the batch, 0 where one a token of a sequence
     i32 phi_per_head;           // 1 where every sequence and head has its own Phi
     i32 center;
+    i32 unused;
 };
 
 // A head of a sequence, by the block that works on it.
@@ -69,7 +71,7 @@ __device__ __forceinline__ KeyRow key_row(const Keys& keys, const Place& place, 
     i64 angle = COMPACTOR_ROTARY ? ((const i32*)keys.cache.positions)[(i64)block * COMPACTOR_BLOCK_SIZE + slot] : 0;
 #else
     const u8* bytes = (const u8*)keys.dense.address + tensor_offset(keys.dense, place.sequence, start, token, place.head, ELEMENT_BYTES);
-    i64 angle = start + token;
+    i64 angle = keys.rotations_of_batch ? start + token : token;
 #endif
     return {bytes, COMPACTOR_ROTARY ? (const float*)keys.rotations + angle * keys.rotary_dim : nullptr};
 }

@@ -102,6 +102,9 @@ public sealed class RotaryEmbedding
             throw CompactorException.Argument($"RoPE tables cover {_cos.Length / (RotaryDim / 2)} positions; the cache holds positions up to {positionEnd - 1}.");
     }
 
+    /// <summary>Whether a token's angles are those of its index in its sequence, whatever the batch.</summary>
+    internal bool IsOfPositions => _cos is null && _positions is null;
+
     /// <summary>Positions there are angles for.</summary>
     internal int StoredPositions => _cos?.Length / (RotaryDim / 2) ?? int.MaxValue;
 

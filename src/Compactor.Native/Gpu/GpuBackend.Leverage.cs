@@ -16,7 +16,12 @@ public sealed unsafe partial class GpuBackend
         RequireAligned($"Layer {shape.Layer}: key", keys);
         undo?.Validate(shape);
         var sketched = new SketchedKeys(shape.HeadDim, keys.ElementType, sketch.Columns, SketchedKeys.RotaryOf(undo), 0);
-        Leverage(plan, sketched, new DeviceKeys { Dense = new(keys), Rotations = undo is null ? 0 : _rotations.Of(undo).OfTokens(shape) }, undo, sketch, leverage);
+        var device = new DeviceKeys { Dense = new(keys) };
+        if (undo is { IsOfPositions: true })
+            device.Rotations = _rotations.Of(undo).OfPositions(Enumerable.Range(0, shape.Sequences).Select(b => shape.LengthOf(b)).DefaultIfEmpty().Max());
+        else if (undo is not null)
+            (device.Rotations, device.RotationsOfBatch) = (_rotations.Of(undo).OfBatch(shape.Tokens), 1);
+        Leverage(plan, sketched, device, undo, sketch, leverage);
     }
 
     /// <inheritdoc/>
@@ -156,28 +161,14 @@ public sealed unsafe partial class GpuBackend
         return memory;
     }
 
-    /// <summary>Rows of R/2 cosines and R/2 sines that undo a rotation, each over cos² + sin²: of the tokens of the batch last seen, and of positions up to the highest seen.</summary>
+    /// <summary>Rows of R/2 cosines and R/2 sines that undo a rotation, each over cos² + sin²: of the batch the embedding is for, or of positions up to the highest seen.</summary>
     private sealed class RotationRows(GpuBackend backend, RotaryEmbedding rotary) : IDisposable
     {
-        private BackendBuffer<float>? _tokens, _positions;
-        private int[] _offsets = [];
+        private BackendBuffer<float>? _batch, _positions;
         private int _positionEnd;
 
-        public ulong OfTokens(LayerShape shape)
-        {
-            if (_tokens is null || !shape.CuSeqlens.SequenceEqual(_offsets))
-            {
-                _tokens?.Dispose();
-                _offsets = [.. shape.CuSeqlens];
-                _tokens = Make(shape.Tokens, packed =>
-                {
-                    int b = Array.BinarySearch(_offsets, packed);
-                    // Of empty sequences, which share an offset with what follows, any will do: the token is counted from that offset.
-                    return packed - _offsets[b >= 0 ? b : ~b - 1];
-                });
-            }
-            return (ulong)_tokens.View.Address;
-        }
+        /// <summary>Of an embedding with tables or positions of its own, one row a packed token.</summary>
+        public ulong OfBatch(int tokens) => (ulong)(_batch ??= Make(tokens)).View.Address;
 
         public ulong OfPositions(int end)
         {
@@ -185,25 +176,25 @@ public sealed unsafe partial class GpuBackend
             {
                 _positions?.Dispose();
                 _positionEnd = Math.Max(end, Math.Min(2 * _positionEnd, rotary.StoredPositions));
-                _positions = Make(_positionEnd, position => position);
+                _positions = Make(_positionEnd);
             }
             return (ulong)_positions.View.Address;
         }
 
         public void Dispose()
         {
-            _tokens?.Dispose();
+            _batch?.Dispose();
             _positions?.Dispose();
         }
 
-        private BackendBuffer<float> Make(int rows, Func<int, int> token)
+        private BackendBuffer<float> Make(int rows)
         {
             int pairs = rotary.RotaryDim / 2;
             var values = new float[(long)rows * rotary.RotaryDim];
             Parallel.For(0, rows, () => (new double[pairs], new double[pairs]), (row, _, angles) =>
             {
                 var (cos, sin) = angles;
-                rotary.Angles(row, token(row), cos, sin);
+                rotary.Angles(row, row, cos, sin);
                 var to = values.AsSpan(row * rotary.RotaryDim, rotary.RotaryDim);
                 for (int i = 0; i < pairs; i++)
                 {

@@ -99,7 +99,7 @@ internal struct DeviceKeys
     public DevicePaged Cache;
     public DevicePagedTables Tables;
     public ulong Phi, Rotations;
-    public int RotaryDim, KvHeads, PhiPerHead, Center;
+    public int RotaryDim, KvHeads, RotationsOfBatch, PhiPerHead, Center, Unused;
 }
 
 [StructLayout(LayoutKind.Sequential)]

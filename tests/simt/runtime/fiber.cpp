@@ -35,24 +35,29 @@ extern "C" void simt_switch_stack(void** save, void* load);
 
 namespace simt {
 
-void allocate_stack(Fiber& fiber)
+static size_t page_bytes() { return (size_t)sysconf(_SC_PAGESIZE); }
+
+constexpr unsigned long long untouched = 0x73696d7473746163ull;
+
+void* allocate_slab()
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    void* base = mmap(nullptr, stack_bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED || mprotect(base, page, PROT_NONE) != 0) {
-        std::perror("simt: a fiber's stack");
+    void* slab = mmap(nullptr, stacks_in_slab * stack_bytes + page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (slab == MAP_FAILED || mprotect(slab, page_bytes(), PROT_NONE) != 0) {
+        std::perror("simt: the stacks of a warp");
         std::abort();
     }
-    fiber.stack = (char*)base + page;
+    return slab;
+}
+
+void free_slab(void* slab) { munmap(slab, stacks_in_slab * stack_bytes + page_bytes()); }
+
+void place_on(Fiber& fiber, void* slab, size_t i)
+{
+    fiber.stack = (char*)slab + page_bytes() + i * stack_bytes;
     fiber.stack_size = stack_bytes;
 }
 
-void free_stack(Fiber& fiber)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    munmap((char*)fiber.stack - page, stack_bytes + page);
-    fiber.stack = nullptr;
-}
+bool has_overflowed(const Fiber& fiber) { return *(const unsigned long long*)fiber.stack != untouched; }
 
 void prepare(Fiber& fiber, void (*start)())
 {
@@ -60,6 +65,7 @@ void prepare(Fiber& fiber, void (*start)())
     __asan_unpoison_memory_region(fiber.stack, fiber.stack_size);
     fiber.fake_stack = nullptr;
 #endif
+    *(unsigned long long*)fiber.stack = untouched;
     // Six registers and a return address; start() then finds the stack as after a call: 8 below a multiple of 16.
     void** top = (void**)((char*)fiber.stack + fiber.stack_size) - 3;
     top[0] = nullptr;

@@ -106,6 +106,7 @@ static void run(Fiber& from, Thread& thread, bool ends = false)
 void wait_for(Wait what, u32 mask)
 {
     Thread& self = *running;
+    if (has_overflowed(self)) fault("the thread's stack of %zu bytes has overflowed", stack_bytes);
     self.waits = what;
     self.mask = mask;
     make_unrunnable(self);
@@ -126,6 +127,7 @@ void preempt()
 static void finish_thread(Thread& self)
 {
     Block& block = *self.block;
+    if (has_overflowed(self)) fault("the thread's stack of %zu bytes has overflowed", stack_bytes);
     for (const AsyncCopy& copy : self.copies)
         if (copy.group == self.committed_groups) fault("cp.async to shared address %u was never committed", copy.to);
     if (!block.at_barrier.empty())
@@ -167,6 +169,7 @@ namespace {
 struct Place
 {
     std::vector<std::unique_ptr<Thread>> threads;
+    std::vector<void*> slabs;
     std::unique_ptr<u8[], decltype(&std::free)> shared{nullptr, std::free};
     std::unique_ptr<u8[]> state;
     std::unique_ptr<Cell[]> accesses;
@@ -174,7 +177,7 @@ struct Place
 
     ~Place()
     {
-        for (auto& thread : threads) free_stack(*thread);
+        for (void* slab : slabs) free_slab(slab);
     }
 };
 thread_local std::vector<std::unique_ptr<Place>> places;
@@ -186,8 +189,10 @@ static void start_block(Launch& launch, Place& place, u32 number)
     const SimtLaunch& what = *launch.what;
     u32 threads = what.block[0] * what.block[1] * what.block[2];
     while (place.threads.size() < threads) {
+        size_t i = place.threads.size();
+        if (i % stacks_in_slab == 0) place.slabs.push_back(allocate_slab());
         place.threads.push_back(std::make_unique<Thread>());
-        allocate_stack(*place.threads.back());
+        place_on(*place.threads.back(), place.slabs.back(), i % stacks_in_slab);
     }
     if (place.shared == nullptr) {
         place.shared.reset((u8*)std::aligned_alloc(1024, largest_shared));
