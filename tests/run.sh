@@ -10,10 +10,13 @@ case "${1:-}" in
   *) echo "tests/run.sh: unknown option '$1'; use --full or nothing" >&2; exit 2 ;;
 esac
 
-for tool in g++ cmake; do
-  command -v "$tool" >/dev/null || { echo "tests/run.sh: $tool is not on PATH; the kernels' tests need it, install it first" >&2; exit 1; }
-done
 command -v dotnet >/dev/null || { echo "tests/run.sh: the .NET SDK (10.0) is not on PATH; install it first" >&2; exit 1; }
+# the C interface is tested with what its users have; the kernels are compiled as C++
+for tool in cc c++ g++ cmake ctest pkg-config objdump; do
+  command -v "$tool" >/dev/null || { echo "tests/run.sh: $tool is not on PATH; install gcc, g++, cmake, pkg-config and binutils first" >&2; exit 1; }
+done
+python3 -c 'import numpy' 2>/dev/null || /usr/bin/python3 -c 'import numpy' 2>/dev/null ||
+  { echo "tests/run.sh: no python3 here has numpy; install it first (Debian: python3-numpy)" >&2; exit 1; }
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1
 bash tests/nvrtc.sh
 dotnet build -c Release --nologo -v quiet Compactor.Native.sln

@@ -73,9 +73,12 @@ internal static class CommandLine
         {
             verbose,
             CompressCommand.Create(),
+            GenerateCommand.Create(),
             InspectCommand.Create(),
             DoctorCommand.Create(),
             DemoCommand.Create(),
+            EvalCommand.Create(),
+            CalibrateCommand.Create(),
             KernelsCommand.Create(),
         };
         var parsed = root.Parse(args);

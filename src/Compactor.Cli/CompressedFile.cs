@@ -1,3 +1,4 @@
+using Compactor.Native;
 using Compactor.Native.Io;
 
 namespace Compactor.Cli;

@@ -17,6 +17,9 @@ public abstract partial class KvBackend : IDisposable
     /// <summary>What it runs on, for people.</summary>
     public abstract string Description { get; }
 
+    /// <summary>Whether the memory it reaches is the host's, so that policies may read and write it directly.</summary>
+    public virtual bool IsHostMemory => false;
+
     /// <summary>
     /// Allocates memory this backend can reach, released by disposing it. Memory released is not given to anyone before the work queued so far is done, so
     /// a buffer may be disposed as soon as the last operation that uses it is queued.

@@ -14,11 +14,13 @@ public static class LayerCompressor
     /// <param name="inputs">The layer's cache, in memory the backend can reach.</param>
     /// <param name="policy">What scores; null for <see cref="SelectionPolicy.Compactor"/>.</param>
     /// <param name="sketch">Phi to use instead of drawing it.</param>
-    /// <exception cref="CompactorException">Inputs do not fit the plan, or hold NaN or infinity; where operations are queued, the latter is told by <see cref="LayerSelection.Status"/>.</exception>
-    public static LayerSelection Select(KvBackend backend, LayerPlan plan, LayerInputs inputs, SelectionPolicy? policy = null, Sketch? sketch = null)
+    /// <param name="memory">Where scores and results go, so that the backend allocates neither; null to allocate them.</param>
+    /// <exception cref="CompactorException">Inputs or memory do not fit the plan, or inputs hold NaN or infinity; where operations are queued, the latter is told by <see cref="LayerSelection.Status"/>.</exception>
+    public static LayerSelection Select(KvBackend backend, LayerPlan plan, LayerInputs inputs, SelectionPolicy? policy = null, Sketch? sketch = null,
+        LayerMemory? memory = null)
     {
         inputs.Validate(plan.Shape);
-        var selection = new LayerSelection(backend, plan);
+        var selection = new LayerSelection(backend, plan, memory);
         try
         {
             if (plan.KeepsEverything)

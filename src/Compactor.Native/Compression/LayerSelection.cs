@@ -6,12 +6,15 @@ namespace Compactor.Native.Compression;
 public sealed class LayerSelection : IDisposable
 {
     private readonly KvBackend _backend;
+    private readonly LayerMemory? _memory;
+    private int _scoresTaken;
 
-    internal LayerSelection(KvBackend backend, LayerPlan plan)
+    internal LayerSelection(KvBackend backend, LayerPlan plan, LayerMemory? memory = null)
     {
-        (_backend, Plan) = (backend, plan);
-        KeptIndices = backend.Allocate<int>(plan.KeptPairs);
-        KeptOffsets = backend.Allocate<int>(plan.Shape.Sequences * plan.Shape.KvHeads + 1);
+        memory?.Validate(plan);
+        (_backend, Plan, _memory) = (backend, plan, memory);
+        KeptIndices = memory is null ? backend.Allocate<int>(plan.KeptPairs) : new BorrowedBuffer<int>(memory.KeptIndices);
+        KeptOffsets = memory is null ? backend.Allocate<int>(plan.Shape.Sequences * plan.Shape.KvHeads + 1) : new BorrowedBuffer<int>(memory.KeptOffsets);
     }
 
     /// <summary>The plan this came from.</summary>
@@ -55,7 +58,9 @@ public sealed class LayerSelection : IDisposable
     /// <summary>Allocates <see cref="Scores"/>.</summary>
     public BufferView<float> NewFused() => (Scores = NewScores()).View;
 
-    private BackendBuffer<float> NewScores() => _backend.Allocate<float>(Plan.Shape.Pairs);
+    private BackendBuffer<float> NewScores() => _memory is null
+        ? _backend.Allocate<float>(Plan.Shape.Pairs)
+        : new BorrowedBuffer<float>(_memory.Scores(Plan, _scoresTaken++));
 
     /// <summary>Gathers the survivors of a tensor into a dense <c>[kept pairs, D]</c>, as bytes.</summary>
     /// <param name="source">Keys or values of the layer.</param>

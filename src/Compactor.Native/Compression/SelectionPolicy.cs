@@ -22,7 +22,37 @@ public abstract class SelectionPolicy
     public static SelectionPolicy Random(ulong seed) => new RandomPolicy(seed);
 
     /// <summary>Baseline: the last tokens.</summary>
-    public static SelectionPolicy Recent { get; } = new RecentPolicy();
+    public static SelectionPolicy Recent { get; } = new StreamingPolicy(sinks: 0);
+
+    /// <summary>Baseline, StreamingLLM: the first 4 tokens and the last.</summary>
+    public static SelectionPolicy Streaming { get; } = new StreamingPolicy(sinks: 4);
+
+    /// <summary>Baseline, SnapKV with its published window of 32 tokens and pool of 5; needs queries.</summary>
+    public static SelectionPolicy SnapKv { get; } = new SnapKvPolicy(window: 32, poolWidth: 5);
+
+    /// <summary>Baseline, TOVA; needs queries.</summary>
+    public static SelectionPolicy Tova { get; } = new TovaPolicy();
+
+    /// <summary>Baseline, H2O; needs queries.</summary>
+    public static SelectionPolicy H2O { get; } = new H2OPolicy();
+
+    /// <summary>Baseline, KeyDiff.</summary>
+    public static SelectionPolicy KeyDiff { get; } = new KeyDiffPolicy();
+
+    /// <summary>Baseline, keys of the smallest norm.</summary>
+    public static SelectionPolicy KeyNorm { get; } = new KeyNormPolicy();
+
+    /// <summary>Every policy here, the method first.</summary>
+    /// <param name="seed">Seed of <see cref="Random"/>.</param>
+    public static IReadOnlyList<SelectionPolicy> All(ulong seed) =>
+        [Compactor, LeverageOnly, AttentionOnly, SnapKv, H2O, Tova, KeyDiff, KeyNorm, Streaming, Recent, Random(seed)];
+
+    /// <summary>The policy of a name.</summary>
+    /// <param name="name">A <see cref="Name"/>.</param>
+    /// <param name="seed">Seed of <see cref="Random"/>.</param>
+    /// <exception cref="CompactorException">There is none; the message lists the names.</exception>
+    public static SelectionPolicy Named(string name, ulong seed) => All(seed).FirstOrDefault(policy => policy.Name == name)
+        ?? throw CompactorException.Argument($"There is no policy '{name}'; use one of {string.Join(", ", All(seed).Select(policy => policy.Name))}.");
 
     /// <summary>The name people see.</summary>
     public abstract string Name { get; }

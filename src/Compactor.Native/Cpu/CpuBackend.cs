@@ -58,6 +58,9 @@ public sealed unsafe partial class CpuBackend : KvBackend
     /// <inheritdoc/>
     public override string Description => $"CPU, {Threads} thread{(Threads == 1 ? "" : "s")}, {(int)Width}-bit vectors";
 
+    /// <inheritdoc/>
+    public override bool IsHostMemory => true;
+
     /// <summary>Whether this machine computes a width.</summary>
     public static bool Supports(SimdWidth width) => width switch
     {

@@ -73,6 +73,29 @@ public sealed class CacheSequence : IDisposable
         StoreTokens([this], layer, key, value, [firstToken], [tokens], [firstPosition]);
     }
 
+    /// <summary>A decode step of a batch: adds token b of the tensors to sequence b, in every head of a layer; to all sequences or to none.</summary>
+    /// <param name="sequences">The B sequences, all of one cache, each once.</param>
+    /// <param name="layer">Layer.</param>
+    /// <param name="key">Keys after RoPE, packed <c>[B, Hkv, D]</c>.</param>
+    /// <param name="value">Values, packed <c>[B, Hkv, D]</c>.</param>
+    /// <param name="positions"><c>[B]</c> position of each token.</param>
+    /// <exception cref="CompactorException">Something does not fit, or <see cref="CompactorStatus.OutOfBlocks"/>; nothing has changed then.</exception>
+    public static void Append(IReadOnlyList<CacheSequence> sequences, int layer, in TensorView key, in TensorView value, ReadOnlySpan<int> positions)
+    {
+        if (positions.Length != sequences.Count)
+            throw CompactorException.Argument($"There are {positions.Length} positions for {sequences.Count} sequences; give one a sequence.");
+        RequireBatch(sequences);
+        var tokens = new int[sequences.Count];
+        for (int b = 0; b < tokens.Length; b++)
+        {
+            tokens[b] = b;
+            sequences[b].Check(key, value, b, 1);
+        }
+        var counts = new int[tokens.Length];
+        Array.Fill(counts, 1);
+        StoreTokens(sequences, layer, key, value, tokens, counts, positions);
+    }
+
     /// <summary>Adds tokens to every head of a layer of every sequence of a batch, or to none.</summary>
     internal static void StoreTokens(IReadOnlyList<CacheSequence> sequences, int layer, in TensorView key, in TensorView value,
         ReadOnlySpan<int> firstTokens, ReadOnlySpan<int> counts, ReadOnlySpan<int> firstPositions)

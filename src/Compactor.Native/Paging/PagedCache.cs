@@ -25,10 +25,12 @@ public sealed class PagedCache : IDisposable
     {
         options.Validate();
         (Backend, Options) = (backend, options);
-        _pool = new BlockPool(options.Blocks);
         _keys = backend.Allocate<byte>(options.Blocks * options.BlockBytes / 2);
         _values = backend.Allocate<byte>(options.Blocks * options.BlockBytes / 2);
         _positions = backend.Allocate<int>((long)options.Blocks * options.BlockSize);
+        // what the process registers comes last: a cache that cannot be had leaves nothing behind
+        _pool = new BlockPool(options.Blocks);
+        Meter = new Meter("Compactor.Native");
         Meter.CreateObservableGauge("compactor.cache.blocks.used", () => Blocks - FreeBlocks, "{block}");
         Meter.CreateObservableGauge("compactor.cache.blocks.free", () => FreeBlocks, "{block}");
         Meter.CreateObservableGauge("compactor.cache.slots.unused", () => UnusedSlots, "{slot}", "Slots of blocks in use that hold no token: internal fragmentation and room reserved.");
@@ -75,7 +77,7 @@ public sealed class PagedCache : IDisposable
     /// <summary>Both, as operations on the cache take them.</summary>
     public PagedSlots Slots => new(View, Positions);
 
-    internal Meter Meter { get; } = new("Compactor.Native");
+    internal Meter Meter { get; }
 
     /// <summary>An empty sequence.</summary>
     public CacheSequence CreateSequence() => new(this);

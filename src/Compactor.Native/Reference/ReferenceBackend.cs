@@ -17,6 +17,9 @@ public sealed partial class ReferenceBackend : KvBackend
     public override string Description => "float64 reference";
 
     /// <inheritdoc/>
+    public override bool IsHostMemory => true;
+
+    /// <inheritdoc/>
     public override BackendBuffer<T> Allocate<T>(long length) => new PinnedArray<T>(length);
 
     /// <inheritdoc/>
