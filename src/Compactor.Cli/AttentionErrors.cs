@@ -1,5 +1,6 @@
 using Compactor.Native;
 using Compactor.Native.Compression;
+using Compactor.Native.Cpu;
 using Compactor.Native.Io;
 
 namespace Compactor.Cli;
@@ -12,10 +13,10 @@ internal sealed class AttentionErrors
     // Points that share one pass over the full cache; their outputs are held at the same time.
     private const int CurvePoints = 20, PointsAtOnce = 5;
 
-    private readonly KvBackend _backend;
+    private readonly CpuBackend _backend;
     private readonly OutputError _error;
 
-    private AttentionErrors(KvBackend backend, OutputError error) => (_backend, _error) = (backend, error);
+    private AttentionErrors(CpuBackend backend, OutputError error) => (_backend, _error) = (backend, error);
 
     /// <summary>What layers are measured with, in words; null when there are no queries.</summary>
     public static string? Probes(IReadOnlyList<KvDumpLayer> layers) =>
@@ -24,7 +25,7 @@ internal sealed class AttentionErrors
         : null;
 
     /// <summary>The measure of one layer; null when it has no queries.</summary>
-    public static AttentionErrors? For(KvBackend backend, KvDumpLayer layer, int threads)
+    public static AttentionErrors? For(CpuBackend backend, KvDumpLayer layer, int threads)
     {
         var (shape, inputs) = (layer.Shape, layer.Inputs);
         if (layer.ProbeQuery is { } probes)
@@ -40,14 +41,13 @@ internal sealed class AttentionErrors
 
     /// <summary>Errors of a selection and of both baselines with as many pairs.</summary>
     /// <param name="selection">The selection.</param>
-    /// <param name="onHost">The same in host memory.</param>
-    /// <param name="inputs">What it selects from, in the backend's memory.</param>
-    public LayerErrors Of(LayerSelection selection, HostSelection onHost, LayerInputs inputs)
+    /// <param name="inputs">What it selects from, in host memory.</param>
+    public LayerErrors Of(HostSelection selection, LayerInputs inputs)
     {
         var counts = selection.Plan.WithoutProtection();
         using var random = LayerCompressor.Select(_backend, counts, inputs, SelectionPolicy.Random(selection.Plan.Options.Seed));
         using var recent = LayerCompressor.Select(_backend, counts, inputs, SelectionPolicy.Recent);
-        double[] errors = _error.Of((onHost.KeptIndices, onHost.KeptOffsets), Kept(random), Kept(recent));
+        double[] errors = _error.Of((selection.KeptIndices, selection.KeptOffsets), Kept(random), Kept(recent));
         return new LayerErrors(errors[0], errors[1], errors[2]);
     }
 
@@ -55,7 +55,7 @@ internal sealed class AttentionErrors
     /// <param name="selection">A selection that scored.</param>
     /// <param name="inputs">Its inputs.</param>
     /// <param name="progress">Receives what share is done, 0 to 1.</param>
-    public ErrorCurves Curves(LayerSelection selection, LayerInputs inputs, Action<double> progress)
+    public ErrorCurves Curves(HostSelection selection, LayerInputs inputs, Action<double> progress)
     {
         var (plan, pairs) = (selection.Plan, (double)selection.Plan.Shape.Tokens * selection.Plan.Shape.KvHeads);
         // The two halves differ from the whole only where both have scores.
@@ -94,19 +94,28 @@ internal sealed class AttentionErrors
         return new ErrorCurves(retention, share, errors);
     }
 
-    private (ReadOnlyMemory<int>, ReadOnlyMemory<int>) Kept(LayerSelection selection)
-    {
-        selection.Status.ThrowIfFailed();
-        return (_backend.Read(selection.KeptIndices.View), _backend.Read(selection.KeptOffsets.View));
-    }
+    private static (ReadOnlyMemory<int>, ReadOnlyMemory<int>) Kept(LayerSelection selection) =>
+        (selection.KeptIndices.View.AsSpan().ToArray(), selection.KeptOffsets.View.AsSpan().ToArray());
 
     /// <summary>Raw scores that are there already, fused for whatever the plan keeps.</summary>
-    private sealed class RawScores(string name, BackendBuffer<float>? leverage, BackendBuffer<float>? attention) : SelectionPolicy
+    private sealed class RawScores(string name, float[]? leverage, float[]? attention) : SelectionPolicy
     {
         public override string Name => name;
 
-        public override void Score(KvBackend backend, LayerPlan plan, LayerInputs inputs, Sketch? sketch, LayerSelection selection) =>
-            backend.Fuse(plan, leverage?.View, attention?.View, inputs.Value, selection.NewFused());
+        public override void Score(KvBackend backend, LayerPlan plan, LayerInputs inputs, Sketch? sketch, LayerSelection selection)
+        {
+            using BackendBuffer<float>? o = Copy(backend, leverage), a = Copy(backend, attention);
+            backend.Fuse(plan, o?.View, a?.View, inputs.Value, selection.NewFused());
+        }
+
+        private static BackendBuffer<float>? Copy(KvBackend backend, float[]? scores)
+        {
+            if (scores is null)
+                return null;
+            var buffer = backend.Allocate<float>(scores.Length);
+            backend.Upload<float>(scores, buffer.View);
+            return buffer;
+        }
     }
 }
 

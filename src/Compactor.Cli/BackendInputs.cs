@@ -1,6 +1,5 @@
 using Compactor.Native;
 using Compactor.Native.Compression;
-using Compactor.Native.Cpu;
 
 namespace Compactor.Cli;
 
@@ -9,7 +8,7 @@ internal sealed class BackendInputs : IDisposable
 {
     private readonly List<BackendBuffer<byte>> _copies = [];
 
-    public BackendInputs(KvBackend backend, LayerInputs inputs) => Inputs = backend is CpuBackend ? inputs : inputs with
+    public BackendInputs(KvBackend backend, LayerInputs inputs) => Inputs = backend.IsHostMemory ? inputs : inputs with
     {
         Key = Copy(backend, inputs.Key),
         Value = Copy(backend, inputs.Value),

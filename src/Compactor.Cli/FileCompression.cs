@@ -1,5 +1,6 @@
 using Compactor.Native;
 using Compactor.Native.Compression;
+using Compactor.Native.Cpu;
 using Compactor.Native.Io;
 
 namespace Compactor.Cli;
@@ -10,6 +11,7 @@ internal sealed class FileCompression : IDisposable
     private readonly KvDump _dump;
     private readonly CompressionSettings _settings;
     private readonly KvBackend _backend;
+    private readonly CpuBackend _measuring;
     private readonly LayerPlan[] _plans;
     private readonly PagedDump _paged;
     private readonly List<CompressedLayer> _layers = [];
@@ -22,6 +24,8 @@ internal sealed class FileCompression : IDisposable
         _dump = dump;
         _settings = settings with { Options = dump.Phi is { } phi ? settings.Options with { SketchDimension = phi.Columns } : settings.Options };
         _backend = backend;
+        // Errors are measured on the CPU, where the baselines are.
+        _measuring = backend as CpuBackend ?? new CpuBackend(settings.Threads);
         _plans = [.. dump.Layers.Select(layer => new LayerPlan(layer.Shape, _settings.Options, settings.Budget.Of(dump.Layers.Count, layer.Shape, _settings.Options)))];
         _paged = new PagedDump(backend, _plans, settings.BlockSize);
     }
@@ -81,11 +85,11 @@ internal sealed class FileCompression : IDisposable
             _selections.Add(selection);
             return (onHost = HostSelection.Of(_backend, selection), selection.Times);
         });
-        var errors = AttentionErrors.For(_backend, layer, _settings.Threads);
+        var errors = AttentionErrors.For(_measuring, layer, _settings.Threads);
         var offsets = onHost!.KeptOffsets;
         _layers.Add(new CompressedLayer(layer, onHost, new LayerReport(
             CompressedFile.Prefix(layer).TrimEnd('.'), plan, [.. offsets.Zip(offsets.Skip(1), (start, end) => end - start)], blocks, selection!.Times,
-            errors?.Of(selection, onHost, held.Inputs), withCurves && selection.Scores is not null ? errors?.Curves(selection, held.Inputs, progress) : null)));
+            errors?.Of(onHost, inputs), withCurves && onHost.Scores is not null ? errors?.Curves(onHost, inputs, progress) : null)));
     }
 
     private RotaryEmbedding Rotary(KvDumpLayer layer)
@@ -116,6 +120,8 @@ internal sealed class FileCompression : IDisposable
         _paged.Dispose();
         foreach (var selection in _selections)
             selection.Dispose();
+        if (_measuring != _backend)
+            _measuring.Dispose();
     }
 }
 

@@ -71,7 +71,7 @@ public class GoldenTests
         using var golden = Open(file);
         using var device = new Device();
         var (key, query) = (device.Copy(View(golden.Tensors["key"], KvLayout.BatchHeadSequence)), device.Copy(View(golden.Tensors["query"], KvLayout.BatchHeadSequence)));
-        int chunk = int.Parse(golden.Metadata["chunk"]);
+        int chunk = int.Parse(file[(file.LastIndexOf('c') + 1)..]);
         var plan = new LayerPlan(new LayerShape([0, key.Tokens], query.Heads, key.Heads, key.Dim, key.ElementType),
             CompressionPresets.Paper with { AttentionChunk = chunk }, Budget.Retention(0.5));
         var attention = device.New<float>(plan.Shape.Pairs);
