@@ -84,6 +84,26 @@ public class DecodeAttentionTests
         GC.KeepAlive((keys, query));
     }
 
+    /// <summary>A block whose logits are all below what float32 holds has no weight, wherever it stands.</summary>
+    [Theory]
+    [MemberData(nameof(All))]
+    public void Logits_of_minus_infinity_weigh_nothing(string backendName)
+    {
+        const int dim = 32, blockSize = 16;
+        float[] keyValues = [.. Enumerable.Repeat(-3e38f, blockSize * dim), .. new float[blockSize * dim]];
+        byte[] keys = Arrays.Encode(keyValues, ElementType.Float32), query = Arrays.Encode([.. Enumerable.Repeat(10f, dim)], ElementType.Float32);
+        byte[] values = Arrays.Encode([.. Enumerable.Repeat(-7f, blockSize * dim), .. Enumerable.Repeat(5f, blockSize * dim)], ElementType.Float32);
+        var cache = PagedView.HeadBlocks(Arrays.Address(keys), Arrays.Address(values), ElementType.Float32, blockSize, dim);
+        var queries = TensorView.Packed(Arrays.Address(query), ElementType.Float32, 1, 1, dim);
+        foreach (int[] blocks in (int[][])[[0, 1], [1, 0]])
+        {
+            var (output, logSumExp) = Decode(backendName, cache, queries, 1, blocks, 2, [2 * blockSize], new DecodeOptions());
+            Assert.All(output, x => Assert.Equal(5, x, 1e-5));
+            Assert.Equal(Math.Log(blockSize), logSumExp[0], 1e-5);
+        }
+        GC.KeepAlive((keys, values, query));
+    }
+
     [Fact]
     public void Bad_shapes_are_named()
     {

@@ -43,6 +43,19 @@ public class LeverageTests
         Check.One(Config.QuickThrowOnFailure.WithMaxTest(backend == "reference" ? 15 : 60).WithReplay(20250708, 1), property);
     }
 
+    /// <summary>More rows than the blocks of a sequence keep sketched, and more heads than the sketches of all of them have memory for.</summary>
+    [Theory]
+    [InlineData(33_000, 2, 16)]
+    [InlineData(4_096, 48, 48)]
+    public void Sketches_that_are_not_kept_give_the_scores_of_the_reference(int tokens, int heads, int k)
+    {
+        var layer = TestLayer.Random(5, [tokens], heads, heads, 64);
+        var options = Whole with { SketchDimension = k };
+        float[] expected = Leverage("reference", layer, options);
+        foreach (string backend in Backends.Names.Where(name => name != "reference"))
+            Assert.InRange(Arrays.RelativeError(Leverage(backend, layer, options), expected), 0, 1e-5);
+    }
+
     [Fact]
     public void Scores_do_not_change_under_an_invertible_right_multiplication()
     {

@@ -13,8 +13,8 @@ public class SelectionTests
     [Fact]
     public void All_backends_keep_what_sorting_keeps()
     {
-        // Few distinct values, both zeros and infinities: ties everywhere.
-        float[] values = [0f, -0f, 1f, -1f, 0.5f, float.PositiveInfinity, float.NegativeInfinity, float.MinValue, float.Epsilon, -float.Epsilon, float.NaN];
+        // Few distinct values, both zeros, infinities and signs of NaN: ties everywhere.
+        float[] values = [0f, -0f, 1f, -1f, 0.5f, float.PositiveInfinity, float.NegativeInfinity, float.MinValue, float.Epsilon, -float.Epsilon, float.NaN, BitConverter.Int32BitsToSingle(0x7FC00000)];
         var property = Prop.ForAll(
             (from seed in Gen.Choose(0, 1 << 20)
              from lengths in Gen.Choose(0, 60).ListOf()
