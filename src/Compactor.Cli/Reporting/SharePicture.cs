@@ -10,7 +10,8 @@ internal static class SharePicture
     private const int Height = 460;
 
     private static readonly Color[] s_colors =
-        [Picture.Blue, Color.FromHex("#56B4E9"), Color.FromHex("#004B75"), Picture.Orange, Picture.Green, Picture.Purple, Color.FromHex("#E69F00"), Color.FromHex("#B8A200"), Picture.Dark, Picture.Grey];
+        [Picture.Blue, Color.FromHex("#56B4E9"), Color.FromHex("#004B75"), Picture.Orange, Picture.Green, Picture.Purple, Color.FromHex("#E69F00"), Color.FromHex("#B8A200"), Picture.Dark, Picture.Grey,
+        Color.FromHex("#882255"), Color.FromHex("#44AA99"), Color.FromHex("#AA4499")];
 
     private static readonly LinePattern[] s_patterns = [LinePattern.Solid, LinePattern.Dashed, LinePattern.Dotted];
 
