@@ -12,11 +12,19 @@ esac
 
 command -v dotnet >/dev/null || { echo "tests/run.sh: the .NET SDK (10.0) is not on PATH; install it first" >&2; exit 1; }
 # the C interface is tested with what its users have; the kernels are compiled as C++
-for tool in cc c++ g++ cmake ctest pkg-config objdump; do
-  command -v "$tool" >/dev/null || { echo "tests/run.sh: $tool is not on PATH; install gcc, g++, cmake, pkg-config and binutils first" >&2; exit 1; }
+missing=()
+for pair in cc:gcc c++:g++ g++:g++ cmake:cmake pkg-config:pkg-config objdump:binutils; do
+  command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
-python3 -c 'import numpy' 2>/dev/null || /usr/bin/python3 -c 'import numpy' 2>/dev/null ||
-  { echo "tests/run.sh: no python3 here has numpy; install it first (Debian: python3-numpy)" >&2; exit 1; }
+python3 -c 'import numpy' 2>/dev/null || /usr/bin/python3 -c 'import numpy' 2>/dev/null || missing+=(python3-numpy)
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "tests/run.sh: missing here: ${missing[*]} (Debian's package names); install them first" >&2
+    exit 1
+  fi
+  echo "tests/run.sh: installing ${missing[*]}"
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1
 bash tests/nvrtc.sh
 dotnet build -c Release --nologo -v quiet Compactor.Native.sln

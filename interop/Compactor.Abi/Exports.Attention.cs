@@ -2,8 +2,8 @@ using System.Runtime.InteropServices;
 using Compactor.Native;
 using Compactor.Native.Compression;
 using Compactor.Native.Paging;
-using LibraryView = Compactor.Native.Paging.PagedView;
 using LibraryDecodeOptions = Compactor.Native.Paging.DecodeOptions;
+using LibraryView = Compactor.Native.Paging.PagedView;
 
 namespace Compactor.Abi;
 

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Compactor.Native.Cuda;
 
 namespace Compactor.Gpu.Tests;
@@ -22,7 +21,14 @@ internal static class Nvrtc
             : throw new InvalidOperationException($"{folder} does not exist; run tests/nvrtc.sh, as tests/run.sh does.");
     }
 
-    public static string Repository { get; } = Path.GetFullPath(Path.Combine(Path.GetDirectoryName(ThisFile())!, "..", ".."));
+    /// <summary>The repository's root: the folder above these tests that holds the solution.</summary>
+    public static string Repository { get; } = FindRepository();
 
-    private static string ThisFile([CallerFilePath] string path = "") => path;
+    private static string FindRepository()
+    {
+        for (var folder = new DirectoryInfo(AppContext.BaseDirectory); folder is not null; folder = folder.Parent)
+            if (File.Exists(Path.Combine(folder.FullName, "Compactor.Native.sln")))
+                return folder.FullName;
+        throw new InvalidOperationException($"No folder above {AppContext.BaseDirectory} holds Compactor.Native.sln.");
+    }
 }
