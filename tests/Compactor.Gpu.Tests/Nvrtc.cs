@@ -21,6 +21,7 @@ internal static class Nvrtc
             : throw new InvalidOperationException($"{folder} does not exist; run tests/nvrtc.sh, as tests/run.sh does.");
     }
 
+    /// <summary>The repository's root: the folder above these tests that holds the solution.</summary>
     public static string Repository { get; } = FindRepository();
 
     private static string FindRepository()
