@@ -344,10 +344,10 @@ compactor_status compactor_compress_layer(compactor_backend backend, compactor_p
 typedef struct compactor_cache_options {
     uint32_t struct_size; /* sizeof(compactor_cache_options) */
     int32_t layers;       /* 1 to 65535 */
-    int32_t kv_heads;     /* Hkv, 1 to 65535 */
+    int32_t kv_heads;     /* Hkv, 1 to 65535; layers x Hkv at most 1048576 */
     int32_t head_dim;     /* D, 1 to 256 */
     int32_t element_type; /* COMPACTOR_FLOAT32 ... */
-    int32_t blocks;       /* head-blocks in the pool, each of 2 block_size D elements */
+    int32_t blocks;       /* head-blocks in the pool, each of 2 block_size D elements: 0 or more, blocks x block_size below 2^31 */
     int32_t block_size;   /* tokens of a head-block: 16 to 256; 0 for 128 */
     int32_t reserved;     /* 0 */
 } compactor_cache_options;

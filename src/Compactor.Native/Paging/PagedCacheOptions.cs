@@ -5,6 +5,9 @@ namespace Compactor.Native.Paging;
 /// <summary>Shape of a paged cache.</summary>
 public sealed record PagedCacheOptions
 {
+    // every sequence holds a row of blocks for each of them, in host memory
+    private const int MaxRows = 1 << 20;
+
     /// <summary>Layers.</summary>
     public required int Layers { get; init; }
 
@@ -32,6 +35,8 @@ public sealed record PagedCacheOptions
     {
         Check(nameof(Layers), Layers, 1, 65535);
         Check(nameof(KvHeads), KvHeads, 1, 65535);
+        if ((long)Layers * KvHeads > MaxRows)
+            throw CompactorException.Argument($"{Layers} layers of {KvHeads} KV heads are {(long)Layers * KvHeads} block rows a sequence; use at most {MaxRows}.");
         Check(nameof(HeadDim), HeadDim, 1, LayerShape.MaxHeadDim);
         Check(nameof(BlockSize), BlockSize, 16, 256);
         Check(nameof(Blocks), Blocks, 0, int.MaxValue / BlockSize);

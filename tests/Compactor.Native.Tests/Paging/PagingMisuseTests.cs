@@ -19,6 +19,15 @@ public class PagingMisuseTests
         BlockSize = blockSize,
     };
 
+    [Fact]
+    public void A_cache_whose_sequences_could_not_hold_their_tables_is_refused()
+    {
+        using var backend = new CpuBackend(1);
+        Refused("4294836225 block rows", () => new PagedCache(backend, Options(layers: 65535, heads: 65535)));
+        Refused("1114095 block rows", () => new PagedCache(backend, Options(layers: 65535, heads: 17)));
+        using var largest = new PagedCache(backend, Options(layers: 65535, heads: 16));
+    }
+
     [Theory]
     [InlineData(1.0)]
     [InlineData(0.5)]
