@@ -23,10 +23,12 @@ public class GoldenTests
     public void Leverage_of_kvpress(string file) => CheckKvPressLeverage(file);
 
     [Theory(Explicit = true)]
+    [Trait("Length", "hours")]
     [MemberData(nameof(Large), "kvpress_leverage")]
     public void Leverage_of_kvpress_in_large(string file) => CheckKvPressLeverage(file);
 
     [Theory(Explicit = true)]
+    [Trait("Length", "hours")]
     [MemberData(nameof(Large), "vllm_leverage")]
     public void Leverage_of_compactor_vllm(string file)
     {
@@ -43,6 +45,7 @@ public class GoldenTests
     public void Attention_of_kvpress(string file) => CheckAttention(file);
 
     [Theory(Explicit = true)]
+    [Trait("Length", "hours")]
     [MemberData(nameof(Large), "kvpress_noncausal")]
     public void Attention_of_kvpress_in_large(string file) => CheckAttention(file);
 
@@ -51,6 +54,7 @@ public class GoldenTests
     public void All_stages_of_the_independent_statement(string file) => CheckStatement(file);
 
     [Theory(Explicit = true)]
+    [Trait("Length", "hours")]
     [MemberData(nameof(Large), "spec_")]
     public void All_stages_of_the_independent_statement_in_large(string file) => CheckStatement(file);
 
