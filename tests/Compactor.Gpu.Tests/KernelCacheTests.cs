@@ -185,9 +185,23 @@ public sealed class KernelCacheTests : IDisposable
         Assert.Empty(_messages);
     }
 
-    /// <summary>Processor time, which other work on the machine does not change. What compiling takes is printed; bench/notes.md holds it beside its target.</summary>
+    /// <summary>Processor time, which other work on the machine does not change: two cores have three seconds for what a model needs. Missed so far, see bench/notes.md.</summary>
     [Fact(Explicit = true)]
-    public void A_model_loads_in_30_ms_once_it_is_compiled()
+    [Trait("Length", "hours")]
+    public void A_model_compiles_in_three_seconds_of_two_cores()
+    {
+        var (modules, cold, _) = CompileAndLoad();
+        Assert.True(cold < TimeSpan.FromSeconds(2 * 3), $"{modules} modules: {cold.TotalSeconds:0.00} s of processor time");
+    }
+
+    [Fact(Explicit = true)]
+    public void A_compiled_model_loads_in_30_ms()
+    {
+        var (modules, _, warm) = CompileAndLoad();
+        Assert.True(warm < TimeSpan.FromMilliseconds(30), $"{modules} modules: {warm.TotalMilliseconds:0.0} ms of processor time");
+    }
+
+    private (int Modules, TimeSpan Cold, TimeSpan Warm) CompileAndLoad()
     {
         var variants = KernelCatalog.Plan(KernelCatalog.Models[0], CompressionPresets.Paper, Occupancy.LimitsOf(90)).Select(k => k.Variant)
             .Where(v => v.Macros.All(m => m.Name is not "COMPACTOR_ROTARY" || m.Value == 0)).DistinctBy(v => v.Module).ToArray();
@@ -203,9 +217,7 @@ public sealed class KernelCacheTests : IDisposable
                     library.Get(variant);
             }
         }) / Times;
-        string times = $"{variants.Length} modules: {cold.TotalSeconds:0.00} s of processor time cold, {warm.TotalMilliseconds:0.0} ms warm";
-        TestContext.Current.TestOutputHelper?.WriteLine(times);
-        Assert.True(warm < TimeSpan.FromMilliseconds(30), times);
+        return (variants.Length, cold, warm);
 
         static TimeSpan Spent(Action action)
         {

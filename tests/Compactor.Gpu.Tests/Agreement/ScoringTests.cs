@@ -29,7 +29,7 @@ public class ScoringTests
     [
         .. from type in Arrays.FloatTypes
            from dim in (int[])[64, 80, 96, 128, 256]
-           from k in (int[])[16, 32, 48, 64]
+           from k in (int[])[16, 48, 64, 128]
            select (type, dim, k),
     ];
 
