@@ -10,14 +10,16 @@
 // while others multiply. X to 2^-17 relative, sums of a part in float32, sums of parts in double.
 //
 // Launch: sketch_center: grid (chunks·Hkv), block 128, no shared memory. sketch_gram: grid (parts·Hkv), block 128, with T = k <= 64 ? 128 : 64,
-//     shared = 4·k·T + 4·D + 16·k + 2·D·k, at most 99 KB.
+//     shared = max(4·k·T + 4·D, 2·k·(k + 3)) + 16·k + 2·D·k, at most 99 KB.
 // Paged: Hkv is 1, sequences are rows. Dense keys: address and strides are multiples of 16 bytes.
 // L8: 38,144 bytes, at most 168 registers, three blocks an SM.
 constexpr int WARPS = 4;
 #include "gram.cuh"
 
 constexpr i32 TOKENS = WARPS * WARP_TOKENS, MIN_BLOCKS = K <= 64 && COMPACTOR_ROTARY == 0 ? 3 : 2;
-constexpr i32 CENTER_AT = K * TOKENS * 4, PARTS_AT = CENTER_AT + CENTER_BYTES, PHI_AT = PARTS_AT + COLUMN_PARTS_BYTES;
+// The sums of a part take the place of the tile and the center, and must end before the warps' columns, from which they are made.
+constexpr i32 CENTER_AT = K * TOKENS * 4, CENTER_END = CENTER_AT + CENTER_BYTES, SUMS_END = (TRIANGLE + K) * 4;
+constexpr i32 PARTS_AT = CENTER_END > SUMS_END ? CENTER_END : SUMS_END, PHI_AT = PARTS_AT + COLUMN_PARTS_BYTES;
 
 struct SketchCenterParams
 {

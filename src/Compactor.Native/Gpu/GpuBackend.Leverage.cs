@@ -36,13 +36,8 @@ public sealed unsafe partial class GpuBackend
             undo, sketch, leverage);
     }
 
-    // scores of 128 columns differ from the reference by more than rounding
-    private const int WidestSketch = 64;
-
     private void Leverage(LayerPlan plan, in SketchedKeys sketched, DeviceKeys keys, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage)
     {
-        if (sketched.SketchDim > WidestSketch)
-            throw CompactorException.Unsupported($"Layer {plan.Shape.Layer}: the sketch has {sketched.SketchDim} columns; the cuda backend's scores are right up to {WidestSketch}. Use a sketch dimension of at most {WidestSketch}, or the cpu backend.");
         var (device, shape, options) = (_plans.Of(plan), plan.Shape, plan.Options);
         RequireHeadDim($"Layer {shape.Layer}", shape.HeadDim);
         RequirePairs(shape, leverage);

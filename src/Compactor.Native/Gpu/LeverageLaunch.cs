@@ -86,7 +86,8 @@ internal static class LeverageLaunch
 
     private static int WarpTokens(int sketchDim) => sketchDim <= 64 ? 32 : 16;
 
-    private static int TileBytes(in SketchedKeys keys) => 4 * keys.SketchDim * PartWarps * WarpTokens(keys.SketchDim) + 4 * keys.Dim + 4 * PartWarps * keys.SketchDim;
+    private static int TileBytes(in SketchedKeys keys) =>
+        Math.Max(4 * keys.SketchDim * PartWarps * WarpTokens(keys.SketchDim) + 4 * keys.Dim, 4 * PartialElements(keys.SketchDim)) + 4 * PartWarps * keys.SketchDim;
 
     private static int PhiBytes(in SketchedKeys keys) => 2 * keys.Dim * keys.SketchDim;
 }

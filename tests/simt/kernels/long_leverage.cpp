@@ -2,6 +2,7 @@
 // variant: COMPACTOR_ELEMENT=2 COMPACTOR_HEAD_DIM=128 COMPACTOR_SKETCH_DIM=48 COMPACTOR_ROTARY=0 COMPACTOR_PAGED=0
 // variant: COMPACTOR_ELEMENT=1 COMPACTOR_HEAD_DIM=64 COMPACTOR_SKETCH_DIM=32 COMPACTOR_ROTARY=2 COMPACTOR_PAGED=0
 // variant: COMPACTOR_ELEMENT=0 COMPACTOR_HEAD_DIM=96 COMPACTOR_SKETCH_DIM=80 COMPACTOR_ROTARY=0 COMPACTOR_PAGED=0
+// variant: COMPACTOR_ELEMENT=2 COMPACTOR_HEAD_DIM=128 COMPACTOR_SKETCH_DIM=128 COMPACTOR_ROTARY=0 COMPACTOR_PAGED=0
 // variant: COMPACTOR_ELEMENT=2 COMPACTOR_HEAD_DIM=256 COMPACTOR_SKETCH_DIM=128 COMPACTOR_ROTARY=0 COMPACTOR_PAGED=0
 // variant: COMPACTOR_ELEMENT=2 COMPACTOR_HEAD_DIM=80 COMPACTOR_SKETCH_DIM=48 COMPACTOR_ROTARY=1 COMPACTOR_PAGED=1 COMPACTOR_BLOCK_SIZE=32
 constexpr int WARPS = 4;
@@ -66,7 +67,7 @@ public:
         g.centers = centers;
         g.partials = partials.address();
         g.status = status_.address();
-        LAUNCH(first_read::sketch_gram, {parts()}, {THREADS}, (u32)(4 * K * (K <= 64 ? 128 : 64) + 4 * D + 16 * K + 2 * D * K), g);
+        LAUNCH(first_read::sketch_gram, {parts()}, {THREADS}, (u32)(std::max(4 * K * (K <= 64 ? 128 : 64) + 4 * D, 2 * K * (K + 3)) + 16 * K + 2 * D * K), g);
 
         factorise::FactorParams f{};
         f.cu_seqlens = c_.batch.cu_seqlens.address();
