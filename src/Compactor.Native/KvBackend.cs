@@ -91,7 +91,7 @@ public abstract partial class KvBackend : IDisposable
     /// <param name="output">Receives <c>[B, Hq, D]</c>; zeros for heads that hold nothing.</param>
     /// <param name="logSumExp">Receives <c>[B, Hq]</c> natural log-sum-exp of the logits, to merge with other parts; or null.</param>
     /// <exception cref="CompactorException">Shapes do not fit each other.</exception>
-    public abstract void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+    public abstract void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, AttentionOptions options,
         BufferView<float> output, BufferView<float>? logSumExp = null);
 
     /// <summary>
@@ -137,7 +137,7 @@ public abstract partial class KvBackend : IDisposable
 
     /// <summary>Checks the shapes of a decode attention call against each other.</summary>
     /// <exception cref="CompactorException">They do not fit; the message names what.</exception>
-    private protected static void CheckDecode(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+    private protected static void CheckDecode(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, AttentionOptions options,
         BufferView<float> output, BufferView<float>? logSumExp)
     {
         options.Validate();

@@ -17,7 +17,7 @@ internal static unsafe class CpuDecodeAttention<TLanes, TVector>
 
     private readonly record struct Item(int Sequence, int Head, int Row, int First, int Count);
 
-    public static void Run(Workers workers, PagedView cache, TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+    public static void Run(Workers workers, PagedView cache, TensorView query, int kvHeads, PagedTables tables, AttentionOptions options,
         BufferView<float> output, BufferView<float>? logSumExp)
     {
         int sequences = query.Tokens, dim = cache.Dim, group = query.Heads / kvHeads;

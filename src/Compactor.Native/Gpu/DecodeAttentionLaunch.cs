@@ -32,7 +32,7 @@ internal static class DecodeAttentionLaunch
     private static int Warps(int dim, ElementType type) => (dim * type.Size()) switch { <= 256 => 4, <= 512 => 2, _ => 1 };
 }
 
-/// <summary>Mirror of <c>AttentionParams</c> in cuda/attention.cuh.</summary>
+/// <summary>Mirror of <c>AttentionParams</c> in cuda/attention_items.cuh.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct AttentionParams
 {

@@ -6,7 +6,7 @@ namespace Compactor.Native.Gpu;
 public sealed unsafe partial class GpuBackend
 {
     /// <inheritdoc/>
-    public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+    public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, AttentionOptions options,
         BufferView<float> output, BufferView<float>? logSumExp = null)
     {
         CheckDecode(cache, query, kvHeads, tables, options, output, logSumExp);

@@ -62,7 +62,7 @@ public readonly record struct PagedView(
 public readonly record struct PagedTables(BufferView<int> Tables, int RowStride, BufferView<int> Lengths);
 
 /// <summary>Parameters of decode attention.</summary>
-public sealed record DecodeOptions
+public sealed record AttentionOptions
 {
     /// <summary>Multiplier of q·k; null for 1/sqrt(D).</summary>
     public double? Scale { get; init; }

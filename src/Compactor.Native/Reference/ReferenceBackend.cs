@@ -137,7 +137,7 @@ public sealed partial class ReferenceBackend : KvBackend
     }
 
     /// <inheritdoc/>
-    public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+    public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, AttentionOptions options,
         BufferView<float> output, BufferView<float>? logSumExp = null)
     {
         CheckDecode(cache, query, kvHeads, tables, options, output, logSumExp);

@@ -11,7 +11,7 @@ public static class ReferenceDecodeAttention
     /// <param name="values"><c>[n, D]</c>.</param>
     /// <param name="options">Scale and cap.</param>
     /// <returns><c>[D]</c> output, zeros when n is 0, and the natural log-sum-exp of the logits.</returns>
-    public static (double[] Output, double LogSumExp) Attend(double[] query, double[,] keys, double[,] values, DecodeOptions options)
+    public static (double[] Output, double LogSumExp) Attend(double[] query, double[,] keys, double[,] values, AttentionOptions options)
     {
         int n = keys.GetLength(0), dim = query.Length;
         double scale = options.Scale ?? 1 / Math.Sqrt(dim);
