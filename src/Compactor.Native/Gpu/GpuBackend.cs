@@ -17,6 +17,7 @@ public sealed unsafe partial class GpuBackend : KvBackend
         (_driver, _stream) = (driver, stream);
         _uploads = new Uploads(driver, stream);
         _plans = new(plan => new DevicePlan(this, plan));
+        _extendPlans = new(plan => new DeviceExtendPlan(this, plan));
         _sketches = new(UploadSketch);
         _rotations = new(rotary => new RotationRows(this, rotary));
         (_histograms, _segmentCounters, _scopeCounters) = (new(this), new(this), new(this));
@@ -108,7 +109,7 @@ public sealed unsafe partial class GpuBackend : KvBackend
     {
         _stream.Synchronize();
         _uploads.Dispose();
-        foreach (IDisposable memory in (IDisposable[])[_plans, _sketches, _rotations, _status, _histograms, _segmentCounters, _scopeCounters])
+        foreach (IDisposable memory in (IDisposable[])[_plans, _extendPlans, _sketches, _rotations, _status, _histograms, _segmentCounters, _scopeCounters])
             memory.Dispose();
         _stream.Dispose();
         _driver.Dispose();
