@@ -39,6 +39,8 @@ internal static unsafe partial class Exports
         using var used = Handles.Use<Backend>(backend, HandleKind.Backend);
         using var done = used.Value.Operations.Record();
         done.Wait();
+        lock (used.Value.Turn)
+            used.Value.Findings.ThrowIfAny();
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_backend_close")]
