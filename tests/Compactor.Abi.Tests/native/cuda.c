@@ -59,7 +59,7 @@ static void falls_back(const char *reason)
 
 static int (*get_alive)(void), (*get_retained)(void), (*get_depth)(void);
 static void *(*get_context)(void), *(*get_stream)(void);
-static void (*fail)(const char *call, int status);
+static void (*fail)(const char *call, int status), (*fail_later)(const char *call, int status, int after);
 
 static void released(void) { expect(get_alive() == 0 && get_retained() == 0 && get_depth() == 0, "all that was made is released, and no context stays current"); }
 
@@ -138,6 +138,7 @@ static void present(void)
     *(void **)&get_context = dlsym(driver, "fake_context");
     *(void **)&get_stream = dlsym(driver, "fake_stream");
     *(void **)&fail = dlsym(driver, "fake_fail");
+    *(void **)&fail_later = dlsym(driver, "fake_fail_later");
 
     compactor_backend backend;
     compactor_backend_info info = { .struct_size = sizeof info };
@@ -158,10 +159,15 @@ static void present(void)
     cache = new_cache(backend);
     expect(get_retained() == 1 && get_context() == (void *)0x1000, "in the primary context");
     expect(get_stream() == (void *)1, "on the legacy default stream, which waits for work of the host's there");
-    fail("cuMemAllocAsync", 2);
     compactor_cache second;
+    fail_later("cuMemAllocAsync", 2, 1);
     compactor_cache_options large = { .struct_size = sizeof large, .layers = 1, .kv_heads = 1, .head_dim = 128, .blocks = 64, .block_size = 16 };
     expect(compactor_cache_create(backend, &large, &second) == COMPACTOR_OUT_OF_MEMORY && says("bytes are free"), "too little memory has a status of its own");
+    fail("cuMemAllocAsync", 2);
+    large.blocks = 32;
+    large.head_dim = 256;
+    int allocated = get_alive();
+    expect(compactor_cache_create(backend, &large, &second) == COMPACTOR_OUT_OF_MEMORY && get_alive() < allocated, "what a cache that cannot be had took is free for the next");
     fail("", 0);
     expect(compactor_cache_destroy(cache) == COMPACTOR_OK && compactor_backend_close(backend) == COMPACTOR_OK, "it closes");
     released();

@@ -6,7 +6,7 @@
 
 typedef void* handle;
 
-static struct { char call[64]; int status; } fault;
+static struct { char call[64]; int status, after; } fault;
 static int version = 12040, capability = 90, pools = 1;
 static int depth, retained, modules, streams, events, blocks, pinned, allocations, launches;
 static handle current[16];
@@ -14,7 +14,9 @@ static handle context_of_work, stream_of_work; // of the last allocation, copy o
 static struct { unsigned grid[3], threads, shared; } last;
 
 void fake_reset(int v, int c, int p) { version = v; capability = c; pools = p; fault.call[0] = 0; allocations = launches = 0; }
-void fake_fail(const char* call, int status) { strncpy(fault.call, call, sizeof fault.call - 1); fault.status = status; }
+void fake_fail(const char* call, int status) { strncpy(fault.call, call, sizeof fault.call - 1); fault.status = status; fault.after = 0; }
+// The call works so many times more, and then fails.
+void fake_fail_later(const char* call, int status, int after) { fake_fail(call, status); fault.after = after; }
 int fake_depth(void) { return depth; }
 int fake_retained(void) { return retained; }
 int fake_alive(void) { return modules + streams + events + blocks + pinned; }
@@ -26,7 +28,7 @@ handle fake_stream(void) { return stream_of_work; }
 // Status of a call: that asked for, or 201 (invalid context) where none is current.
 static int enter(const char* call, int needs_context)
 {
-    if (strcmp(fault.call, call) == 0)
+    if (strcmp(fault.call, call) == 0 && fault.after-- <= 0)
         return fault.status;
     return needs_context && depth == 0 ? 201 : 0;
 }

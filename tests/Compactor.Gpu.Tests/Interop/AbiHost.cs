@@ -55,6 +55,14 @@ internal sealed unsafe class AbiHost : IDisposable
         return memory.View;
     }
 
+    /// <summary>On its boundary, which is wider than that of a backend's own memory.</summary>
+    public BufferView<byte> NewWorkspace(in PlanInfo info)
+    {
+        long bytes = (long)info.WorkspaceBytes, boundary = Native.Compression.LayerMemory.Alignment;
+        var memory = New<byte>(bytes + boundary);
+        return memory.Slice((boundary - memory.Address % boundary) % boundary, bytes);
+    }
+
     public void Write<T>(ReadOnlySpan<T> values, BufferView<T> to) where T : unmanaged => _backend.Upload(values, to);
 
     public T[] Read<T>(BufferView<T> memory) where T : unmanaged => _backend.Read(memory);

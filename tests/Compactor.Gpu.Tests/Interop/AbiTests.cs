@@ -55,7 +55,7 @@ public sealed unsafe class AbiTests
             var result = (host.Read(fused), host.Read(indices), host.Read(offsets), host.Read(kept));
 
             var layer = new Layer { StructSize = (uint)sizeof(Layer), Key = &key, Value = &value, KeyPreRope = &keyPreRope, Query = &query };
-            BufferView<byte> workspace = host.New<byte>((long)info.WorkspaceBytes);
+            BufferView<byte> workspace = host.NewWorkspace(info);
             BufferView<int> again = host.New<int>(info.KeptPairs), offsetsAgain = host.New<int>(offsets.Length);
             AbiHost.Ok(Compress(host, plan, layer, workspace, again, offsetsAgain, keptKeys, keptValues));
             AbiHost.Ok(host.Synchronize());
@@ -80,7 +80,7 @@ public sealed unsafe class AbiTests
         Told();
 
         var layer = new Layer { StructSize = (uint)sizeof(Layer), Key = &key, Value = &value, KeyPreRope = &keyPreRope, Policy = 1 };
-        AbiHost.Ok(Compress(host, plan, layer, host.New<byte>((long)info.WorkspaceBytes), host.New<int>(info.KeptPairs), host.New<int>(info.Sequences * info.KvHeads + 1), default, default));
+        AbiHost.Ok(Compress(host, plan, layer, host.NewWorkspace(info), host.New<int>(info.KeptPairs), host.New<int>(info.Sequences * info.KvHeads + 1), default, default));
         Told();
 
         // a call that ends a compaction has waited, and tells itself; the sequence is as it was
