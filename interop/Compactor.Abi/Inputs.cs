@@ -51,17 +51,17 @@ internal static unsafe class Inputs
         return new CompressionOptions
         {
             SketchDimension = o.SketchDimension,
-            SketchSharing = (SketchSharing)o.SketchSharing,
+            SketchSharing = Constant<SketchSharing>("options.sketch_sharing", o.SketchSharing),
             CenterKeys = Flag("options.center_keys", o.CenterKeys),
             LeverageChunk = o.LeverageChunk,
-            LeverageScope = (NormalizationScope)o.LeverageScope,
+            LeverageScope = Constant<NormalizationScope>("options.leverage_scope", o.LeverageScope),
             Epsilon = o.Epsilon,
             AttentionChunk = o.AttentionChunk,
-            GroupReduction = (GroupReduction)o.GroupReduction,
+            GroupReduction = Constant<GroupReduction>("options.group_reduction", o.GroupReduction),
             AttentionScale = o.AttentionScale,
             WeightByValueNorm = Flag("options.weight_by_value_norm", o.WeightByValueNorm),
             PoolWidth = o.PoolWidth,
-            AttentionScope = (NormalizationScope)o.AttentionScope,
+            AttentionScope = Constant<NormalizationScope>("options.attention_scope", o.AttentionScope),
             UnbiasedStandardDeviation = Flag("options.unbiased_standard_deviation", o.UnbiasedStandardDeviation),
             StandardDeviationFloor = o.StandardDeviationFloor,
             LeverageWeight = o.LeverageWeightRule switch
@@ -73,9 +73,9 @@ internal static unsafe class Inputs
             ProtectFirst = o.ProtectFirst,
             ProtectLast = o.ProtectLast,
             ScoreProtected = Flag("options.score_protected", o.ScoreProtected),
-            ProtectedBudget = (ProtectedBudget)o.ProtectedBudget,
-            SelectionScope = (SelectionScope)o.SelectionScope,
-            RetentionCount = (RetentionCount)o.RetentionCount,
+            ProtectedBudget = Constant<ProtectedBudget>("options.protected_budget", o.ProtectedBudget),
+            SelectionScope = Constant<SelectionScope>("options.selection_scope", o.SelectionScope),
+            RetentionCount = Constant<RetentionCount>("options.retention_count", o.RetentionCount),
             MinTokensPerHead = o.MinTokensPerHead,
             Seed = o.Seed,
         };
@@ -83,7 +83,6 @@ internal static unsafe class Inputs
 
     public static Options FromOptions(CompressionOptions o) => new()
     {
-        StructSize = (uint)sizeof(Options),
         SketchDimension = o.SketchDimension,
         SketchSharing = (int)o.SketchSharing,
         CenterKeys = o.CenterKeys ? 1 : 0,
@@ -155,6 +154,10 @@ internal static unsafe class Inputs
             throw AbiException.Argument($"rotary.rotary_dim is {r.RotaryDim}; use an even number from 2 to the head dimension.");
         if (r.PositionCount < 0 || r.TableRows < 0 || r.TableRows > int.MaxValue)
             throw AbiException.Argument($"rotary has {r.PositionCount} positions and {r.TableRows} table rows; counts are 0 to {int.MaxValue}.");
+        if (r.Positions is null && r.PositionCount != 0)
+            throw AbiException.Argument($"rotary.position_count is {r.PositionCount} and rotary.positions is NULL; give both, or neither.");
+        if (!tables && r.TableRows != 0)
+            throw AbiException.Argument($"rotary.table_rows is {r.TableRows} and rotary.cos and rotary.sin are NULL; give all three, or none.");
         if (r.Positions is not null && r.PositionCount != tokens)
             throw AbiException.Argument(tokens is null ? "rotary has positions; a cache has stored those of its slots. Leave them NULL." : $"rotary has {r.PositionCount} positions for {tokens} tokens.");
         if (tables && tokens is not null && r.TableRows != tokens)

@@ -9,10 +9,12 @@
  *             and workspace then hold unspecified values; handles and caches are as they were.) compactor_last_error() says in words what was wrong and what to do. Nothing is thrown across this interface.
  *             Checked are: null and misaligned pointers, sizes, counts, ranges, strides against data_bytes, outputs that overlap other arguments,
  *             handles that are dead or of another kind. Not checkable: a pointer that is none, or memory shorter than the caller says.
- * HANDLES     64-bit integers of kind, slot and generation, never addresses; 0 is none. A handle that was closed stays dead for good. What others stand on
+ * HANDLES     64-bit integers of kind, slot and generation, never addresses; 0 is none. A handle that was closed stays dead for good; none comes twice. What others stand on
  *             cannot be closed (COMPACTOR_IN_USE): sequences before their cache, compactions before their sequences, all before their backend.
  * STRUCTS     Begin with struct_size: set it to sizeof(the struct), and every field you do not use, `reserved` included, to 0. A later version may add fields at
- *             the end and still takes the sizes of earlier ones. Strings are UTF-8.
+ *             the end. Any size is taken from that of the first published version on: fields that a smaller struct lacks are 0, and bytes of a larger one that this library
+ *             does not know must be 0 (else COMPACTOR_UNSUPPORTED). A struct that is filled keeps its size, is written no further, and what is not known in it becomes 0.
+ *             Structs of an array have one size. Strings are UTF-8.
  * OWNERSHIP   Structs and arrays passed in are copied before a call returns; tensors, caches of the host's and output buffers stay the caller's, and must stay in
  *             place until the queued work is done (see STREAMS). Counts are elements and must be exactly what is documented; sizes in bytes are at least that.
  * STREAMS     On the CPU backend everything is done when a call returns. On a CUDA backend tensors, score buffers, workspaces, outputs and caches are device memory; work
@@ -202,7 +204,7 @@ typedef struct compactor_options {
     int32_t attention_scope;             /* COMPACTOR_NORMALIZE_* of the attention score */
     int32_t unbiased_standard_deviation; /* 0 or 1: divide by n - 1 */
     double standard_deviation_floor;     /* lower bound of a deviation, 0 or more */
-    double leverage_weight;              /* lambda, 0 or more, when leverage_weight_rule is FIXED */
+    double leverage_weight;              /* lambda, 0 to 1e30, when leverage_weight_rule is FIXED */
     int32_t leverage_weight_rule;        /* COMPACTOR_WEIGHT_* */
     int32_t protect_first;               /* tokens at the start of a sequence that are always kept */
     int32_t protect_last;                /* tokens at its end that are always kept */
@@ -301,10 +303,10 @@ typedef struct compactor_rotary {
     double theta;                      /* base, above 1: frequencies theta^(-2i/R); 0 when another source is given */
     const double *inverse_frequencies; /* [R/2] radians a position (llama3, YaRN, linear scaling); NULL when another source is given */
     const int32_t *positions;          /* [position_count] of each packed token; NULL for its index in its sequence. Not with cos and sin */
-    int64_t position_count;            /* N, or 0 */
+    int64_t position_count;            /* N; 0 with positions NULL */
     const float *cos;                  /* [table_rows, R/2], one row a packed token; a row a position in compactor_sequence_recompress */
     const float *sin;                  /* [table_rows, R/2] */
-    int64_t table_rows;                /* N, or 0 */
+    int64_t table_rows;                /* N; 0 without cos and sin */
 } compactor_rotary;
 
 /* One layer's inputs; all tensors hold the same tokens in the same order. */
