@@ -363,6 +363,8 @@ static void engine_start(void)
     compactor_shape shape = { .struct_size = sizeof shape, .sequences = 1, .cu_seqlens = cu, .query_heads = QUERY_HEADS, .kv_heads = KV_HEADS, .head_dim = DIM };
     compactor_cache_options pages = { .struct_size = sizeof pages, .layers = 1, .kv_heads = KV_HEADS, .head_dim = DIM, .blocks = 32, .block_size = 16 };
     compactor_backend_options cpu = { .struct_size = sizeof cpu, .kind = COMPACTOR_BACKEND_CPU, .threads = 1 };
+    /* every pointer here is to host memory: no backend may be another's */
+    setenv("CUDA_VISIBLE_DEVICES", "", 1);
     must(compactor_backend_open(&cpu, &engine.backend), "open");
     must(compactor_options_preset(COMPACTOR_PRESET_PAPER, &o), "preset");
     must(compactor_plan_create(&shape, &o, &half, 1, &engine.plan), "plan");
