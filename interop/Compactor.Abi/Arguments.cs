@@ -31,6 +31,7 @@ internal sealed unsafe class Arguments
     {
         if (count < 0)
             throw AbiException.Argument($"There are {count} {name}; a count is 0 or more.");
+        RequirePointer(name, pointer, count, AlignmentOf<T>());
         var values = new T[count];
         for (int i = 0, size = 0; i < count; i++)
         {

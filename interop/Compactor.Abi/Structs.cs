@@ -35,7 +35,7 @@ internal unsafe struct BackendInfo : IGrowing
 [StructLayout(LayoutKind.Sequential)]
 internal struct Options : IGrowing
 {
-    public static int FirstSize => 128;
+    public static int FirstSize => 120;
 
     public uint StructSize;
     public int SketchDimension, SketchSharing, CenterKeys, LeverageChunk, LeverageScope;
@@ -158,7 +158,7 @@ internal unsafe struct TablesInfo : IGrowing
 [StructLayout(LayoutKind.Sequential)]
 internal unsafe struct PagedView : IGrowing
 {
-    public static int FirstSize => 80;
+    public static int FirstSize => 72;
 
     public uint StructSize;
     public int ElementType;
