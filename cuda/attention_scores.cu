@@ -24,6 +24,7 @@
 // Tensors: addresses and strides are multiples of 16 bytes. Registers: at most 255, 8 warps an SM.
 #include "tensor.cuh"
 #include "element.cuh"
+#include "split.cuh"
 #include "chunks.cuh"
 #include "status.cuh"
 

@@ -11,7 +11,7 @@
 // Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, shared = 40·k bytes.
 #include "chunks.cuh"
 #include "cholesky.cuh"
-#include "element.cuh"
+#include "split.cuh"
 #include "status.cuh"
 
 constexpr i32 K = COMPACTOR_SKETCH_DIM, K_TILES = K / 16, TRIANGLE = K * (K + 1) / 2, THREADS = 256;
@@ -27,13 +27,13 @@ struct FactorParams
     i32 sequences, kv_heads, chunk_size, skip_first, skip_last;
     i32 center;     // whether the mean is removed
     i32 finish;     // 0: only add to the totals
-    i32 unused;
+    i32 paged;      // 1: chunks of rows of tables, 0: of a tensor's heads
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_constant__ FactorParams p)
 {
     i32 thread = threadIdx.x, r = thread / 16, c = thread % 16;
-    i32 heads = COMPACTOR_PAGED ? 1 : p.kv_heads, head = blockIdx.x % heads, segment = blockIdx.x / heads;
+    i32 heads = p.paged ? 1 : p.kv_heads, head = blockIdx.x % heads, segment = blockIdx.x / heads;
     i32 sequence = find_sequence(p.chunk_starts, p.sequences, segment), index = segment - ((const i32*)p.chunk_starts)[sequence];
     Chunk chunk = chunk_of(p.cu_seqlens, sequence, index, p.chunk_size, p.skip_first, p.skip_last);
     i32 first_part = ((const i32*)p.part_starts)[sequence];
@@ -91,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_con
     }
     if (!Factor::invert(w, p.epsilon, shared_base(), thread) && thread == 0)
     {
-        Named named = name_of(p.cu_seqlens, sequence, head, p.kv_heads, COMPACTOR_PAGED);
+        Named named = name_of(p.cu_seqlens, sequence, head, p.kv_heads, p.paged);
         report(p.status, STATUS_FACTORIZATION_FAILED, named.start + chunk.token, named.head);
     }
 

@@ -9,6 +9,7 @@
 #pragma once
 #include "tensor.cuh"
 #include "element.cuh"
+#include "split.cuh"
 #include "chunks.cuh"
 #include "status.cuh"
 
@@ -200,6 +201,8 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
 #pragma unroll
     for (i32 piece = 0; piece < PIECES; piece++)
     {
+        if (D <= 64 && piece > 0)
+            __syncwarp();   // ptxas would load all of a short row's Phi at once, and spill
         if (piece + 1 < PIECES)
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)

@@ -119,6 +119,7 @@ public sealed unsafe partial class GpuBackend
             SkipLast = device.SkipLast,
             Center = plan.Options.CenterKeys ? 1 : 0,
             Finish = 1,
+            Paged = plan.Shape.IsRagged ? 1 : 0,
         });
         Launch(sketched.Variant("leverage_apply.cu", "leverage_apply"), LeverageLaunch.Apply(sketched, parts), new LeverageApplyParams
         {

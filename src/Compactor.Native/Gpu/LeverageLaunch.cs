@@ -14,7 +14,7 @@ internal readonly record struct SketchedKeys(int Dim, ElementType Type, int Sket
     public static int RotaryOf(RotaryEmbedding? undo) => undo is null ? 0 : undo.Style == RotaryStyle.HalfRotation ? 1 : 2;
 
     /// <summary>The factor kernel reads no keys.</summary>
-    public KernelVariant FactorVariant() => new("factor.cu", "factor", ("ELEMENT", (int)Type), ("HEAD_DIM", Dim), ("SKETCH_DIM", SketchDim), ("PAGED", BlockSize > 0 ? 1 : 0));
+    public KernelVariant FactorVariant() => new("factor.cu", "factor", ("SKETCH_DIM", SketchDim));
 
     public KernelVariant Variant(string source, string entry, int chunk = 0)
     {
@@ -133,7 +133,7 @@ internal struct FactorParams
 {
     public ulong CuSeqlens, ChunkStarts, PartStarts, Partials, Totals, Factors, Status;
     public double Epsilon;
-    public int Sequences, KvHeads, ChunkSize, SkipFirst, SkipLast, Center, Finish, Unused;
+    public int Sequences, KvHeads, ChunkSize, SkipFirst, SkipLast, Center, Finish, Paged;
 }
 
 [StructLayout(LayoutKind.Sequential)]

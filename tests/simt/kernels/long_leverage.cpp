@@ -86,6 +86,7 @@ public:
         f.skip_last = c_.skip_last;
         f.center = c_.center;
         f.finish = finish;
+        f.paged = COMPACTOR_PAGED;
         LAUNCH(factorise::factor, {(u32)chunks_}, {256}, 40 * K, f);
     }
 
