@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Compactor.Native;
 using Compactor.Native.Cpu;
 using Compactor.Native.Cuda;
@@ -6,7 +7,7 @@ using Compactor.Native.Gpu;
 namespace Compactor.Abi;
 
 /// <summary>A backend the host has opened, and the turns that calls take on it.</summary>
-internal sealed class Backend(KvBackend operations) : IDisposable
+internal sealed partial class Backend(KvBackend operations) : IDisposable
 {
     public const int Auto = 0, Cuda = 1, Cpu = 2;
 
@@ -73,12 +74,33 @@ internal sealed class Backend(KvBackend operations) : IDisposable
         nint stream = options.Stream is null ? LegacyStream : (nint)options.Stream;
         if (stream == PerThreadStream)
             throw AbiException.Argument("options.stream is the per-thread default stream, which is another one on every thread; create a stream and give that.");
-        return GpuBackend.Open(new CudaOptions
+        var cuda = new CudaOptions();
+        return GpuBackend.Open(cuda with
         {
             Device = options.Device,
             Context = (nint)options.Context,
             Stream = stream,
+            KernelFolders = LibraryFolder() is { } folder ? [Path.Combine(folder, "compactor-kernels"), .. cuda.KernelFolders] : cuda.KernelFolders,
             Announce = message => Boundary.Log(1, message),
         });
+    }
+
+    /// <summary>Folder of this shared library, which is not that of the program it is loaded into; null where it is none.</summary>
+    private static unsafe string? LibraryFolder()
+    {
+        ModuleInfo info;
+        return FindModule((delegate* unmanaged<byte*>)&Exports.Version, &info) != 0 ? Path.GetDirectoryName(Path.GetFullPath(Marshal.PtrToStringUTF8((nint)info.File)!)) : null;
+    }
+
+    [LibraryImport("libc", EntryPoint = "dladdr")]
+    private static unsafe partial int FindModule(void* address, ModuleInfo* info);
+
+    /// <summary><c>Dl_info</c>.</summary>
+    private unsafe struct ModuleInfo
+    {
+        public byte* File;
+        public void* Start;
+        public byte* Name;
+        public void* Address;
     }
 }

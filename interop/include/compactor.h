@@ -171,7 +171,8 @@ typedef struct compactor_backend_info {
 
 /*
  * Opens a backend. options: NULL for AUTO. CUDA needs a driver of CUDA 11.2 or later, a device of compute capability 8.0 or later, and NVRTC or folders of compiled kernels:
- * COMPACTOR_NO_DEVICE says what is missing and where it was looked for (COMPACTOR_NVRTC names NVRTC, COMPACTOR_CACHE the folder that compiled kernels are kept in).
+ * COMPACTOR_NO_DEVICE says what is missing and where it was looked for. The environment variable COMPACTOR_NVRTC names NVRTC, COMPACTOR_CACHE the folder that compiled
+ * kernels are kept in; folders compactor-kernels beside this library and beside the program are asked first.
  * AUTO with a device, context or stream never falls back to the CPU, which does not reach device memory. Whose memory a backend that AUTO opened takes is told by
  * compactor_backend_describe: a host whose tensors are where they are opens that kind.
  */

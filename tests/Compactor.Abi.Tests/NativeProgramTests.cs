@@ -23,6 +23,21 @@ public class NativeProgramTests
         Assert.True(File.Exists(nvrtc), $"{nvrtc} does not exist; run tests/nvrtc.sh, as tests/run.sh does.");
         Command.Run(Path.Combine(NativeBuild.Folder, "cuda"), ["present"], NativeBuild.Folder, 0,
             ("LD_LIBRARY_PATH", Path.Combine(NativeBuild.Folder, "present")), ("COMPACTOR_NVRTC", nvrtc), ("COMPACTOR_CACHE", cache));
+
+        // the same without a compiler, with the compiled kernels beside the library
+        string beside = Path.Combine(Path.GetDirectoryName(NativeBuild.Library)!, "compactor-kernels");
+        Directory.CreateDirectory(beside);
+        try
+        {
+            foreach (string kernel in Directory.GetFiles(cache))
+                File.Copy(kernel, Path.Combine(beside, Path.GetFileName(kernel)), overwrite: true);
+            Command.Run(Path.Combine(NativeBuild.Folder, "cuda"), ["present"], NativeBuild.Folder, 0,
+                ("LD_LIBRARY_PATH", Path.Combine(NativeBuild.Folder, "present")), ("COMPACTOR_NVRTC", "/nowhere/libnvrtc.so"), ("COMPACTOR_CACHE", Path.Combine(NativeBuild.Folder, "no-kernels")));
+        }
+        finally
+        {
+            Directory.Delete(beside, recursive: true);
+        }
     }
 
     [Theory(Explicit = true)]
