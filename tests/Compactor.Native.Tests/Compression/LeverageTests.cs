@@ -56,6 +56,29 @@ public class LeverageTests
             Assert.InRange(Arrays.RelativeError(Leverage(backend, layer, options), expected), 0, 1e-5);
     }
 
+    /// <summary>As many columns as dimensions, where X is worst conditioned, from one token to more than the blocks of a sequence keep sketched.</summary>
+    [Theory]
+    [InlineData(16, 16)]
+    [InlineData(32, 16)]
+    [InlineData(32, 32)]
+    [InlineData(48, 48)]
+    public void Few_dimensions_cost_no_digits_at_any_length(int dim, int k)
+    {
+        int[] lengths = [1, 2, 15, 16, 17, 18, 33, 100, 127, 513, 1_000, 4_097, 12_000, 33_000, 40_000];
+        for (int i = 0; i < lengths.Length; i++)
+            foreach (int chunk in (int[])[0, 512])
+            {
+                var layer = TestLayer.Random(20 + i, [lengths[i]], 1, 1, dim);
+                var options = Whole with { SketchDimension = k, LeverageChunk = chunk, Seed = (ulong)i };
+                float[] expected = Leverage("reference", layer, options);
+                foreach (string backend in Backends.Names.Where(name => name != "reference"))
+                {
+                    double error = Arrays.RelativeError(Leverage(backend, layer, options), expected);
+                    Assert.True(error <= 1e-5, $"{backend}, {lengths[i]} tokens, chunk {chunk}: {error}");
+                }
+            }
+    }
+
     [Fact]
     public void Scores_do_not_change_under_an_invertible_right_multiplication()
     {
