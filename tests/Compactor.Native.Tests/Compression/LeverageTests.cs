@@ -56,6 +56,33 @@ public class LeverageTests
             Assert.InRange(Arrays.RelativeError(Leverage(backend, layer, options), expected), 0, 1e-5);
     }
 
+    /// <summary>Random shapes under every preset: sequences of any length, also shorter than the sketch is wide, and every element type.</summary>
+    [Theory]
+    [MemberData(nameof(All))]
+    public void Scores_agree_with_singular_vectors(string backendName)
+    {
+        var property = Prop.ForAll(
+            (from seed in Gen.Choose(0, 1 << 20)
+             from lengths in Gen.Choose(1, 700).NonEmptyListOf()
+             from heads in Gen.Choose(1, 3)
+             from dim in Gen.Elements(16, 64, 80, 96, 128, 256)
+             from k in Gen.Elements(16, 48, 64, 128)
+             from preset in Gen.Elements(CompressionPresets.ByName.Keys.ToArray())
+             from type in Gen.Elements(ElementType.Float32, ElementType.BFloat16, ElementType.Float16)
+             select (seed, lengths: lengths.Take(3).ToArray(), heads, dim, k, preset, type)).ToArbitrary(),
+            c =>
+            {
+                var layer = TestLayer.Random(c.seed, c.lengths, 2 * c.heads, c.heads, c.dim, c.type);
+                var options = CompressionPresets.ByName[c.preset] with { SketchDimension = c.k, Seed = (ulong)c.seed };
+                var plan = new LayerPlan(layer.Shape, options, Budget.Retention(0.5));
+                var sketch = Sketch.Draw(layer.Shape, options);
+                float[] stored = Arrays.Decode(Arrays.Encode(layer.KeyPreRopeValues, c.type), c.type);
+                double error = Arrays.RelativeError(Leverage(backendName, layer, options), SingularValueLeverage.Of(plan, stored, sketch));
+                Assert.True(error <= 1e-5, $"{c}, lengths {string.Join(' ', c.lengths)}: {error}");
+            });
+        Check.One(Config.QuickThrowOnFailure.WithMaxTest(backendName == "reference" ? 10 : 25).WithReplay(20251125, 1), property);
+    }
+
     /// <summary>As many columns as dimensions, where X is worst conditioned, from one token to more than the blocks of a sequence keep sketched.</summary>
     [Theory]
     [InlineData(16, 16)]
