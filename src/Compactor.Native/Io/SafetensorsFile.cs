@@ -70,6 +70,14 @@ public sealed class SafetensorsFile : IDisposable
     /// </exception>
     public static SafetensorsFile Open(string path)
     {
+        string? refusal = FileKinds.Of(path) switch
+        {
+            FileKind.Folder => "is a folder; name a safetensors file in it.",
+            FileKind.Special => "is a pipe, socket or device and cannot be mapped; save what it gives as a file and name that.",
+            _ => null,
+        };
+        if (refusal is not null)
+            throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' {refusal}");
         FileStream stream;
         try
         {
