@@ -108,7 +108,7 @@ public sealed class SafetensorsFileTests : IDisposable
         Rejects(_folder.Root, "is a folder; name a safetensors file in it");
         using (var mkfifo = System.Diagnostics.Process.Start("mkfifo", [_folder["pipe"]]))
             mkfifo.WaitForExit();
-        File.CreateSymbolicLink(_folder["link"], "pipe");
+        System.IO.File.CreateSymbolicLink(_folder["link"], "pipe");
         foreach (string special in (string[])[_folder["pipe"], _folder["link"], "/dev/zero"])
             Rejects(special, $"'{special}' is a pipe, socket or device");
     }
