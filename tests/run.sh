@@ -27,8 +27,18 @@ if [ ${#missing[@]} -gt 0 ]; then
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1
+
+parts=() part_start=$SECONDS
+# part NAME: what ran since the last part took this long
+part() {
+  local seconds=$((SECONDS - part_start))
+  parts+=("$(printf '%4d:%02d min  %s' $((seconds / 60)) $((seconds % 60)) "$1")")
+  part_start=$SECONDS
+}
+
 bash tests/nvrtc.sh
 dotnet build -c Release --nologo -v quiet Compactor.Native.sln
+part build
 
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
@@ -37,6 +47,7 @@ for project in tests/*.Tests; do
   name=$(basename "$project")
   echo "== $name"
   "$project/bin/Release/net10.0/$name" --progress off --no-ansi --explicit "$explicit" >"$results/$name" 2>&1 || status=$?
+  part "$name"
   grep -v '^Ok, passed' "$results/$name" || true
   count() { sed -n "s/^ *$1: *\([0-9][0-9]*\)$/\1/p" "$results/$name" | tail -n 1; }
   if [ -z "$(count total)" ]; then
@@ -50,6 +61,7 @@ done
 echo "== tests/simt"
 cmake -S tests/simt -B build/simt >/dev/null
 ctest --test-dir build/simt --output-on-failure >"$results/ctest" 2>&1 || status=$?
+part tests/simt
 grep -Ev '  Passed |^ +Start ' "$results/ctest" || true
 summary=$(sed -n 's/^.*% tests passed, \([0-9]*\) tests failed out of \([0-9]*\)$/\1 \2/p' "$results/ctest")
 if [ -n "$summary" ]; then
@@ -59,5 +71,6 @@ else
   failed=$((failed + 1)) status=1
 fi
 [ "$failed" -eq 0 ] || status=1
+printf '%s\n' "${parts[@]}"
 echo "$passed passed, $failed failed, $skipped skipped"
 exit "$status"

@@ -8,7 +8,7 @@ namespace Compactor.Cli;
 /// <summary>The tool's commands and exit codes.</summary>
 internal static class CommandLine
 {
-    public const int Success = 0, Failure = 1, Usage = 2;
+    public const int Success = 0, Failure = 1, Usage = 2, Interrupted = 130;
 
     private const string SeeHelp = "See 'compactor --help' or 'compactor <command> --help'.";
 
@@ -28,7 +28,7 @@ internal static class CommandLine
         }
         catch (OperationCanceledException exception)
         {
-            return Fail(Failure, "interrupted; nothing was written.", exception);
+            return Fail(Interrupted, "interrupted; nothing was written.", exception);
         }
         catch (Exception exception) when (exception is CompactorException or IOException or UnauthorizedAccessException)
         {

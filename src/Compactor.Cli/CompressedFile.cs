@@ -10,8 +10,8 @@ internal static class CompressedFile
     public static string Prefix(KvDumpLayer layer) => layer.Tensors["key"].Name[..^"key".Length];
 
     /// <exception cref="CompactorException">The file cannot be written; what was there before is unchanged.</exception>
-    /// <exception cref="OperationCanceledException">A signal asked to stop; what was there before is unchanged.</exception>
-    public static void Save(string path, KvDump dump, CompressionSettings settings, IReadOnlyList<CompressedLayer> layers, PagedDump paged)
+    /// <exception cref="OperationCanceledException">Cancelled; what was there before is unchanged.</exception>
+    public static void Save(string path, KvDump dump, CompressionSettings settings, IReadOnlyList<CompressedLayer> layers, PagedDump paged, CancellationToken cancellation)
     {
         var writer = new SafetensorsWriter();
         writer.AddMetadata("tool", $"compactor {CompressionSettings.ToolVersion}");
@@ -35,7 +35,6 @@ internal static class CompressedFile
                 writer.Add(prefix + name, shape.ElementType.ToSafetensorsType(), [selection.Plan.KeptPairs, shape.HeadDim],
                     write => paged.WriteSurvivors(index, keys: name == "key", write));
         }
-        using var interruption = new Interruption();
-        writer.Save(path, interruption.Token);
+        writer.Save(path, cancellation);
     }
 }

@@ -18,6 +18,7 @@ internal static class CompressionSession
     /// <param name="folder">Where to write the report; null for nowhere.</param>
     /// <param name="json">Whether the figures are a JSON document instead of a table.</param>
     /// <exception cref="CompactorException">The file cannot be read or compressed, or the result or report not be written.</exception>
+    /// <exception cref="OperationCanceledException">A signal asked to stop; nothing was written.</exception>
     public static void Execute(string input, KvLayout layout, CompressionSettings settings, string? output, string? folder, bool json)
     {
         var target = folder is null ? null : new ReportFolder(folder);
@@ -34,9 +35,7 @@ internal static class CompressionSession
             var report = compression.Run(withCurves: target is not null, share => progress(measuring * share));
             var files = target is null ? [] : Report.Create(report, compression.Layers, Path.GetFileName(input),
                 JsonDocumentWriter.Bytes(writer => report.WriteJson(writer, input, output, folder)), share => progress(measuring + (1 - measuring) * share));
-            if (output is not null)
-                compression.Save(output);
-            target?.Write(files);
+            Write(compression, output, target, files);
             return report;
         });
         foreach (string note in report.Notes)
@@ -49,6 +48,16 @@ internal static class CompressionSession
         report.Print(Terminal.Output());
         if (folder is not null)
             Console.WriteLine($"Report: open {Path.Combine(folder, ReportFolder.Page)} in a browser; the pictures are beside it.");
+    }
+
+    /// <summary>Writes the result and the report. Until here a signal ends the process at once, with nothing written; from here it is heeded where it leaves nothing half written.</summary>
+    private static void Write(FileCompression compression, string? output, ReportFolder? target, IEnumerable<(string Name, byte[] Content)> files)
+    {
+        using var interruption = new Interruption();
+        using var staged = target?.Stage(files, interruption.Token);
+        if (output is not null)
+            compression.Save(output, interruption.Token);
+        staged?.Publish();
     }
 
     private static void Note(string note) => Console.Error.WriteLine($"compactor: note: {note}");

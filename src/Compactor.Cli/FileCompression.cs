@@ -51,7 +51,8 @@ internal sealed class FileCompression : IDisposable
 
     /// <summary>Saves scores, kept indices and survivors.</summary>
     /// <exception cref="CompactorException">The file cannot be written; what was there before is unchanged.</exception>
-    public void Save(string output) => CompressedFile.Save(output, _dump, _settings, _layers, _paged);
+    /// <exception cref="OperationCanceledException">Cancelled; what was there before is unchanged.</exception>
+    public void Save(string output, CancellationToken cancellation) => CompressedFile.Save(output, _dump, _settings, _layers, _paged, cancellation);
 
     private void Compress(int index, bool withCurves, Action<double> progress)
     {

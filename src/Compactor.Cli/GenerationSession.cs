@@ -25,6 +25,8 @@ internal static class GenerationSession
     /// <exception cref="CompactorException">A file cannot be read, or does not fit the model.</exception>
     public static void Execute(GenerationRequest request, bool json)
     {
+        if (Directory.Exists(request.Prompt))
+            throw new CompactorException(CompactorStatus.InvalidFile, $"'{request.Prompt}' is a folder; name a text file in it.");
         string text = File.ReadAllText(request.Prompt);
         var calibration = request.Quality is null ? null : LoadCalibration(request);
         var result = LazyProgress.Run($"Reading {Path.GetFileName(request.Prompt)}", progress => Run(request, text, calibration, progress));

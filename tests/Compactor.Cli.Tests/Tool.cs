@@ -40,6 +40,16 @@ internal static class Tool
 
     public static Result Run((string Name, string Value)[] variables, string[] arguments, string? folder = null)
     {
+        using var process = Start(arguments, variables, folder);
+        var error = process.StandardError.ReadToEndAsync();
+        string output = process.StandardOutput.ReadToEnd();
+        process.WaitForExit();
+        return new Result(process.ExitCode, output, error.Result);
+    }
+
+    /// <summary>Starts the tool; its standard output and error are to be read.</summary>
+    public static Process Start(string[] arguments, (string Name, string Value)[]? variables = null, string? folder = null)
+    {
         string? published = Environment.GetEnvironmentVariable("COMPACTOR_TOOL") is { } tool ? Path.GetFullPath(tool) : null;
         var start = new ProcessStartInfo(published ?? "dotnet") { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder };
         if (published is null)
@@ -49,12 +59,8 @@ internal static class Tool
         }
         foreach (string argument in arguments)
             start.ArgumentList.Add(argument);
-        foreach (var (name, value) in variables)
+        foreach (var (name, value) in variables ?? [])
             start.Environment[name] = value;
-        using var process = Process.Start(start)!;
-        var error = process.StandardError.ReadToEndAsync();
-        string output = process.StandardOutput.ReadToEnd();
-        process.WaitForExit();
-        return new Result(process.ExitCode, output, error.Result);
+        return Process.Start(start)!;
     }
 }

@@ -1,7 +1,6 @@
 using Compactor.Native.Compression;
 using Compactor.Native.Io;
 using Compactor.Native.Tests.Support;
-using MathNet.Numerics.LinearAlgebra;
 using Xunit;
 
 namespace Compactor.Native.Tests;
@@ -36,7 +35,8 @@ public class GoldenTests
 
         float[] actual = HeadMajor(leverage.View.AsSpan(), batch, tokens, heads);
         Assert.InRange(Arrays.RelativeError(actual, golden.Tensors["scores"].ToFloat32()), 0, 1e-5);
-        Assert.InRange(Arrays.RelativeError(actual, SingularValueScores(golden.Tensors["key_pre_rope"].ToFloat32(), sketch, batch, heads, tokens, 1e-2)), 0, 1e-5);
+        float[] packed = PackedKeys(golden.Tensors["key_pre_rope"], batch, heads, tokens);
+        Assert.InRange(Arrays.RelativeError(leverage.View.AsSpan(), SingularValueLeverage.Of(plan, packed, sketch)), 0, 1e-5);
     }
 
     [Theory]
@@ -50,8 +50,10 @@ public class GoldenTests
         var shape = new LayerShape(TestLayer.Offsets(golden.Tensors["context_lens"].ToInt32()), 0, keys.Heads, keys.Dim, keys.ElementType);
         var plan = new LayerPlan(shape, CompressionPresets.CompactorVllm, Budget.Retention(0.5));
         using var leverage = backend.Allocate<float>(shape.Tokens * keys.Heads);
-        backend.Leverage(plan, keys, null, Sketch.FromValues(phi.ToFloat32(), shape, (int)phi.Shape[1]), leverage.View);
+        var sketch = Sketch.FromValues(phi.ToFloat32(), shape, (int)phi.Shape[1]);
+        backend.Leverage(plan, keys, null, sketch, leverage.View);
         Assert.InRange(Arrays.RelativeError(leverage.View.AsSpan(), golden.Tensors["scores"].ToFloat32()), 0, 1e-5);
+        Assert.InRange(Arrays.RelativeError(leverage.View.AsSpan(), SingularValueLeverage.Of(plan, golden.Tensors["key_pre_rope"].ToFloat32(), sketch)), 0, 1e-5);
     }
 
     [Theory]
@@ -101,8 +103,11 @@ public class GoldenTests
             Key = key,
             Value = View(golden.Tensors["value"], KvLayout.BatchHeadSequence),
         };
-        using var selection = LayerCompressor.Select(backend, plan, inputs, sketch: Sketch.FromValues(golden.Tensors["phi"].ToFloat32(), shape, 48));
+        var sketch = Sketch.FromValues(golden.Tensors["phi"].ToFloat32(), shape, 48);
+        using var selection = LayerCompressor.Select(backend, plan, inputs, sketch: sketch);
 
+        float[] packed = PackedKeys(golden.Tensors["key_pre_rope"], 1, heads, n);
+        Assert.InRange(Arrays.RelativeError(Arrays.Copy(selection.Leverage), SingularValueLeverage.Of(plan, packed, sketch)), 0, 1e-5);
         float[] goldenScores = HeadMajor(golden.Tensors["scores"].ToFloat32(), 1, heads, n), scores = Arrays.Copy(selection.Scores);
         double error = ScoreError(scores, goldenScores, out double largest);
         Assert.InRange(error, 0, 1e-4);
@@ -132,8 +137,10 @@ public class GoldenTests
             Key = key,
             Value = View(golden.Tensors["value"], KvLayout.PackedTokens),
         };
-        using var selection = LayerCompressor.Select(backend, plan, inputs, sketch: Sketch.FromValues(golden.Tensors["phi"].ToFloat32(), shape, 48));
+        var sketch = Sketch.FromValues(golden.Tensors["phi"].ToFloat32(), shape, 48);
+        using var selection = LayerCompressor.Select(backend, plan, inputs, sketch: sketch);
 
+        Assert.InRange(Arrays.RelativeError(Arrays.Copy(selection.Leverage), SingularValueLeverage.Of(plan, golden.Tensors["key_pre_rope"].ToFloat32(), sketch)), 0, 1e-5);
         Assert.InRange(Arrays.RelativeError(Arrays.Copy(selection.Leverage), golden.Tensors["leverage"].ToFloat32()), 0, 1e-5);
         Assert.InRange(Arrays.RelativeError(Arrays.Copy(selection.Attention), golden.Tensors["attention"].ToFloat32()), 0, 1e-5);
         float[] goldenScores = golden.Tensors["scores"].ToFloat32(), scores = Arrays.Copy(selection.Scores);
@@ -209,6 +216,18 @@ public class GoldenTests
             : TensorView.BatchHeadSequence(tensor.Address, type, s[0], s[1], s[2], s[3]);
     }
 
+    /// <summary>Keys <c>[B, H, S, D]</c> as packed <c>[B·S, H, D]</c>.</summary>
+    private static float[] PackedKeys(SafetensorsTensor keys, int batch, int heads, int tokens)
+    {
+        float[] values = keys.ToFloat32(), packed = new float[values.Length];
+        int dim = values.Length / (batch * heads * tokens);
+        for (int b = 0; b < batch; b++)
+            for (int h = 0; h < heads; h++)
+                for (int t = 0; t < tokens; t++)
+                    Array.Copy(values, ((b * heads + h) * tokens + t) * dim, packed, ((b * tokens + t) * heads + h) * dim, dim);
+        return packed;
+    }
+
     /// <summary>Swaps the inner dimensions of <c>[outer, rows, columns]</c>: tokens and heads, either way.</summary>
     private static float[] HeadMajor(ReadOnlySpan<float> scores, int outer, int rows, int columns)
     {
@@ -218,30 +237,5 @@ public class GoldenTests
                 for (int c = 0; c < columns; c++)
                     swapped[(b * columns + c) * rows + r] = scores[(b * rows + r) * columns + c];
         return swapped;
-    }
-
-    /// <summary>Ridge leverage from singular vectors, <c>o_i = sum_j u_ij² s_j² / (s_j² + eps)</c>: another route to the same numbers.</summary>
-    private static float[] SingularValueScores(float[] keys, Sketch sketch, int batch, int heads, int tokens, double epsilon)
-    {
-        int dim = sketch.Dim, k = sketch.Columns;
-        var scores = new float[batch * heads * tokens];
-        for (int segment = 0; segment < batch * heads; segment++)
-        {
-            float[] phi = sketch.Of(segment / heads, segment % heads).ToArray();
-            var rows = Matrix<double>.Build.Dense(tokens, dim, (i, d) => keys[(segment * tokens + i) * dim + d]);
-            var mean = rows.ColumnSums() / tokens;
-            var x = Matrix<double>.Build.Dense(tokens, dim, (i, d) => rows[i, d] - mean[d]) * Matrix<double>.Build.Dense(dim, k, (d, c) => phi[d * k + c]);
-            var thin = x.QR(MathNet.Numerics.LinearAlgebra.Factorization.QRMethod.Thin);
-            var svd = thin.R.Svd();
-            var u = thin.Q * svd.U;
-            for (int i = 0; i < tokens; i++)
-            {
-                double o = 0;
-                for (int j = 0; j < svd.S.Count; j++)
-                    o += u[i, j] * u[i, j] * svd.S[j] * svd.S[j] / (svd.S[j] * svd.S[j] + epsilon);
-                scores[segment * tokens + i] = (float)o;
-            }
-        }
-        return scores;
     }
 }

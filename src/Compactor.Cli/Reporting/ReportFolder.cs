@@ -41,38 +41,69 @@ internal sealed class ReportFolder
 
     /// <summary>Writes the report, in place of an earlier one.</summary>
     /// <exception cref="CompactorException">It cannot be written; the folder is as it was.</exception>
-    public void Write(IEnumerable<(string Name, byte[] Content)> files) => Guarded(() =>
+    public void Write(IEnumerable<(string Name, byte[] Content)> files)
+    {
+        using var staged = Stage(files, CancellationToken.None);
+        staged.Publish();
+    }
+
+    /// <summary>Writes the files beside the folder, which stays as it is until they are published.</summary>
+    /// <exception cref="CompactorException">They cannot be written; nothing is left of them.</exception>
+    /// <exception cref="OperationCanceledException">Cancelled; nothing is left of them.</exception>
+    public Staged Stage(IEnumerable<(string Name, byte[] Content)> files, CancellationToken cancellation)
     {
         Check();
-        string whole = NewBeside();
+        var staged = new Staged(this, Guarded(NewBeside));
         try
         {
             foreach (var (name, content) in files)
-                File.WriteAllBytes(Path.Combine(whole, name), content);
-            if (!Directory.Exists(_path))
             {
-                Directory.Move(whole, _path);
+                cancellation.ThrowIfCancellationRequested();
+                Guarded(() => File.WriteAllBytes(Path.Combine(staged.Folder, name), content));
+            }
+            return staged;
+        }
+        catch
+        {
+            staged.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>A whole report beside its place; deleted unless published.</summary>
+    public sealed class Staged(ReportFolder place, string folder) : IDisposable
+    {
+        internal string Folder => folder;
+
+        /// <summary>Puts the report in its place.</summary>
+        /// <exception cref="CompactorException">It cannot be put there; what was there stays.</exception>
+        public void Publish() => place.Guarded(() =>
+        {
+            if (!Directory.Exists(place._path))
+            {
+                Directory.Move(folder, place._path);
                 return;
             }
-            string earlier = NewName();
-            Directory.Move(_path, earlier);
+            string earlier = place.NewName();
+            Directory.Move(place._path, earlier);
             try
             {
-                Directory.Move(whole, _path);
+                Directory.Move(folder, place._path);
             }
             catch
             {
-                Directory.Move(earlier, _path);
+                Directory.Move(earlier, place._path);
                 throw;
             }
             Delete(earlier);
-        }
-        finally
+        });
+
+        public void Dispose()
         {
-            if (Directory.Exists(whole))
-                Delete(whole);
+            if (Directory.Exists(folder))
+                Delete(folder);
         }
-    });
+    }
 
     private string NewName() => Path.Combine(_parent, $".{Path.GetFileName(_path)}.{Guid.NewGuid():N}");
 

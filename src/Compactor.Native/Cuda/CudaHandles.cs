@@ -7,7 +7,7 @@ internal abstract class ContextHandle : SafeHandle
 {
     private readonly bool _holdsContext;
 
-    protected ContextHandle(CudaContext context, nint value, bool owns) : base(0, owns)
+    protected ContextHandle(CudaContext context, nint value) : base(0, ownsHandle: true)
     {
         Context = context;
         bool holds = false;
@@ -37,19 +37,19 @@ internal abstract class ContextHandle : SafeHandle
 }
 
 /// <summary>A loaded module.</summary>
-internal sealed unsafe class ModuleHandle(CudaContext context, nint value) : ContextHandle(context, value, owns: true)
+internal sealed unsafe class ModuleHandle(CudaContext context, nint value) : ContextHandle(context, value)
 {
     protected override int Destroy() => Context.Driver.ModuleUnload(handle);
 }
 
-/// <summary>A stream of ours, or of the caller.</summary>
-internal sealed unsafe class StreamHandle(CudaContext context, nint value, bool owns) : ContextHandle(context, value, owns)
+/// <summary>A stream of ours, or of the caller, which stays when the handle lets go of the context.</summary>
+internal sealed unsafe class StreamHandle(CudaContext context, nint value, bool owns) : ContextHandle(context, value)
 {
-    protected override int Destroy() => Context.Driver.StreamDestroy(handle);
+    protected override int Destroy() => owns ? Context.Driver.StreamDestroy(handle) : DriverApi.Success;
 }
 
 /// <summary>An event.</summary>
-internal sealed unsafe class EventHandle(CudaContext context, nint value) : ContextHandle(context, value, owns: true)
+internal sealed unsafe class EventHandle(CudaContext context, nint value) : ContextHandle(context, value)
 {
     protected override int Destroy() => Context.Driver.EventDestroy(handle);
 }

@@ -5,16 +5,14 @@ namespace Compactor.Native.Io;
 /// <summary>The file that writing to a path would change: what symbolic links lead to.</summary>
 internal static unsafe partial class Destination
 {
-    private const int CurrentFolder = -100, StructBytes = 256, ModeOffset = 28, MaxLinks = 40;
-    private const uint WantType = 1;
-    private const ushort TypeMask = 0xF000, Regular = 0x8000;
+    private const int MaxLinks = 40;
 
     /// <summary>The file's own path, free of links; it need not exist yet, its folder must.</summary>
     /// <exception cref="CompactorException">What is there is no regular file, and renaming a file over it would destroy it; or links lead in a circle.</exception>
     /// <exception cref="IOException">The folder does not exist or cannot be read.</exception>
     public static string Of(string path)
     {
-        if (IsSpecial(path))
+        if (FileKinds.Of(path) is FileKind.Folder or FileKind.Special)
             throw Refused("is not a regular file but a folder, pipe or device, which cannot be replaced");
         string at = path;
         for (int links = 0; links <= MaxLinks; links++)
@@ -27,15 +25,6 @@ internal static unsafe partial class Destination
         throw Refused("cannot be written: its links lead in a circle");
 
         CompactorException Refused(string problem) => new(CompactorStatus.InvalidFile, $"'{path}' {problem}; name a file.");
-    }
-
-    /// <summary>Whether a folder, pipe, socket or device is there, or a link to one. Where the system is not Linux, only folders are recognised.</summary>
-    private static bool IsSpecial(string path)
-    {
-        if (!OperatingSystem.IsLinux())
-            return Directory.Exists(path);
-        byte* status = stackalloc byte[StructBytes];
-        return Statx(CurrentFolder, path, 0, WantType, status) == 0 && (*(ushort*)(status + ModeOffset) & TypeMask) != Regular;
     }
 
     /// <summary>The folder a path is in, as the system follows links: ".." goes up from where a link leads, which <see cref="Path.GetFullPath(string)"/> does not do.</summary>
@@ -51,10 +40,6 @@ internal static unsafe partial class Destination
         NativeMemory.Free(real);
         return result;
     }
-
-    // The layout of its struct is the same on every architecture, which that of stat is not.
-    [LibraryImport("libc", EntryPoint = "statx", StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int Statx(int folder, string path, int flags, uint mask, byte* status);
 
     [LibraryImport("libc", EntryPoint = "realpath", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
     private static partial byte* RealPath(string path, byte* resolved);

@@ -95,7 +95,12 @@ public sealed class KvDump : IDisposable
     {
         if (layout is not (KvLayout.PackedTokens or KvLayout.BatchHeadSequence))
             throw CompactorException.Argument($"There is no layout {(int)layout}; use a named member of {nameof(KvLayout)}.");
-        var file = SafetensorsFile.Open(path);
+        return Of(SafetensorsFile.Open(path), layout);
+    }
+
+    /// <summary>Takes over an open file, and disposes it when it is refused.</summary>
+    internal static KvDump Of(SafetensorsFile file, KvLayout layout)
+    {
         try
         {
             return new KvDump(file, layout);

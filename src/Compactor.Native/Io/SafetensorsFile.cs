@@ -10,35 +10,31 @@ namespace Compactor.Native.Io;
 /// </summary>
 public sealed class SafetensorsFile : IDisposable
 {
-    private readonly MemoryMappedFile _mapping;
-    private readonly MemoryMappedViewAccessor _view;
+    private const int PrefixLength = 8;
+
+    private readonly IDisposable _memory;
     private readonly Dictionary<string, SafetensorsTensor> _tensors = new(StringComparer.Ordinal);
     private bool _disposed;
 
-    private unsafe SafetensorsFile(string path, FileStream stream)
+    /// <summary>Reads a file that is in memory, and nothing outside <c>[start, start + length)</c>.</summary>
+    /// <param name="path">What it is called in messages.</param>
+    /// <param name="start">Its first byte.</param>
+    /// <param name="length">Its bytes.</param>
+    /// <param name="memory">Disposed with the file, and when it is refused.</param>
+    internal unsafe SafetensorsFile(string path, byte* start, long length, IDisposable memory)
     {
-        Path = path;
-        if (!stream.CanSeek)
-            throw Invalid("it is a pipe or device and cannot be mapped; save it as a regular file.");
-        Length = stream.Length;
-        Span<byte> prefix = stackalloc byte[8];
-        if (Length < prefix.Length)
-            throw Invalid($"the file has {Length} bytes; a safetensors file begins with the 8-byte length of its header.");
-        stream.ReadExactly(prefix);
-        ulong headerLength = BinaryPrimitives.ReadUInt64LittleEndian(prefix);
-        if (headerLength is 0 or > SafetensorsHeader.MaxLength)
-            throw Invalid($"the header length is {headerLength}; use 1 to {SafetensorsHeader.MaxLength} bytes. This may not be a safetensors file.");
-        if ((long)headerLength > Length - prefix.Length)
-            throw Invalid($"the header length is {headerLength}, but only {Length - prefix.Length} bytes follow it; the file is truncated or no safetensors file.");
-
-        byte* start = null;
-        _mapping = MemoryMappedFile.CreateFromFile(stream, null, 0, MemoryMappedFileAccess.Read, HandleInheritability.None, leaveOpen: false);
-        _view = _mapping.CreateViewAccessor(0, Length, MemoryMappedFileAccess.Read);
-        _view.SafeMemoryMappedViewHandle.AcquirePointer(ref start);
+        (Path, Length, _memory) = (path, length, memory);
         try
         {
-            var header = new SafetensorsHeader(path, new ReadOnlySpan<byte>(start + prefix.Length, (int)headerLength));
-            long dataStart = prefix.Length + (long)headerLength;
+            if (Length < PrefixLength)
+                throw Invalid($"the file has {Length} bytes; a safetensors file begins with the 8-byte length of its header.");
+            ulong headerLength = BinaryPrimitives.ReadUInt64LittleEndian(new ReadOnlySpan<byte>(start, PrefixLength));
+            if (headerLength is 0 or > SafetensorsHeader.MaxLength)
+                throw Invalid($"the header length is {headerLength}; use 1 to {SafetensorsHeader.MaxLength} bytes. This may not be a safetensors file.");
+            if ((long)headerLength > Length - PrefixLength)
+                throw Invalid($"the header length is {headerLength}, but only {Length - PrefixLength} bytes follow it; the file is truncated or no safetensors file.");
+            var header = new SafetensorsHeader(path, new ReadOnlySpan<byte>(start + PrefixLength, (int)headerLength));
+            long dataStart = PrefixLength + (long)headerLength;
             header.CheckLayout(dataStart, Length - dataStart);
             foreach (var entry in header.Tensors)
                 _tensors.Add(entry.Name, new SafetensorsTensor(this, (nint)(start + dataStart + entry.Begin), entry));
@@ -70,6 +66,14 @@ public sealed class SafetensorsFile : IDisposable
     /// </exception>
     public static SafetensorsFile Open(string path)
     {
+        string? refusal = FileKinds.Of(path) switch
+        {
+            FileKind.Folder => "is a folder; name a safetensors file in it.",
+            FileKind.Special => "is a pipe, socket or device and cannot be mapped; save what it gives as a file and name that.",
+            _ => null,
+        };
+        if (refusal is not null)
+            throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' {refusal}");
         FileStream stream;
         try
         {
@@ -83,19 +87,18 @@ public sealed class SafetensorsFile : IDisposable
         {
             throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' cannot be opened: {e.Message}", e);
         }
-        try
+        using (stream)
         {
-            return new SafetensorsFile(path, stream);
-        }
-        catch (IOException e)
-        {
-            stream.Dispose();
-            throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' cannot be read: {e.Message}", e);
-        }
-        catch
-        {
-            stream.Dispose();
-            throw;
+            if (!stream.CanSeek)
+                throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' is a pipe or device and cannot be mapped; save what it gives as a file and name that.");
+            try
+            {
+                return Map(path, stream);
+            }
+            catch (IOException e)
+            {
+                throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' cannot be read: {e.Message}", e);
+            }
         }
     }
 
@@ -105,12 +108,44 @@ public sealed class SafetensorsFile : IDisposable
         if (_disposed)
             return;
         _disposed = true;
-        _view.SafeMemoryMappedViewHandle.ReleasePointer();
-        _view.Dispose();
-        _mapping.Dispose();
+        _memory.Dispose();
     }
 
     internal void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_disposed, this);
 
     private CompactorException Invalid(string problem) => new(CompactorStatus.InvalidFile, $"{Path}: {problem}");
+
+    private static unsafe SafetensorsFile Map(string path, FileStream stream)
+    {
+        long length = stream.Length;
+        // Nothing can be mapped of an empty file.
+        if (length == 0)
+            return new SafetensorsFile(path, null, 0, Stream.Null);
+        var mapping = new Mapping(stream, length);
+        return new SafetensorsFile(path, mapping.Start, length, mapping);
+    }
+
+    private sealed unsafe class Mapping : IDisposable
+    {
+        private readonly MemoryMappedFile _file;
+        private readonly MemoryMappedViewAccessor _view;
+
+        public Mapping(FileStream stream, long length)
+        {
+            _file = MemoryMappedFile.CreateFromFile(stream, null, 0, MemoryMappedFileAccess.Read, HandleInheritability.None, leaveOpen: true);
+            _view = _file.CreateViewAccessor(0, length, MemoryMappedFileAccess.Read);
+            byte* start = null;
+            _view.SafeMemoryMappedViewHandle.AcquirePointer(ref start);
+            Start = start;
+        }
+
+        public byte* Start { get; }
+
+        public void Dispose()
+        {
+            _view.SafeMemoryMappedViewHandle.ReleasePointer();
+            _view.Dispose();
+            _file.Dispose();
+        }
+    }
 }

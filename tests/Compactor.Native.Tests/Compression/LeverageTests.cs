@@ -56,6 +56,56 @@ public class LeverageTests
             Assert.InRange(Arrays.RelativeError(Leverage(backend, layer, options), expected), 0, 1e-5);
     }
 
+    /// <summary>Random shapes under every preset: sequences of any length, also shorter than the sketch is wide, and every element type.</summary>
+    [Theory]
+    [MemberData(nameof(All))]
+    public void Scores_agree_with_singular_vectors(string backendName)
+    {
+        var property = Prop.ForAll(
+            (from seed in Gen.Choose(0, 1 << 20)
+             from lengths in Gen.Choose(1, 700).NonEmptyListOf()
+             from heads in Gen.Choose(1, 3)
+             from dim in Gen.Elements(16, 64, 80, 96, 128, 256)
+             from k in Gen.Elements(16, 48, 64, 128)
+             from preset in Gen.Elements(CompressionPresets.ByName.Keys.ToArray())
+             from type in Gen.Elements(ElementType.Float32, ElementType.BFloat16, ElementType.Float16)
+             select (seed, lengths: lengths.Take(3).ToArray(), heads, dim, k, preset, type)).ToArbitrary(),
+            c =>
+            {
+                var layer = TestLayer.Random(c.seed, c.lengths, 2 * c.heads, c.heads, c.dim, c.type);
+                var options = CompressionPresets.ByName[c.preset] with { SketchDimension = c.k, Seed = (ulong)c.seed };
+                var plan = new LayerPlan(layer.Shape, options, Budget.Retention(0.5));
+                var sketch = Sketch.Draw(layer.Shape, options);
+                float[] stored = Arrays.Decode(Arrays.Encode(layer.KeyPreRopeValues, c.type), c.type);
+                double error = Arrays.RelativeError(Leverage(backendName, layer, options), SingularValueLeverage.Of(plan, stored, sketch));
+                Assert.True(error <= 1e-5, $"{c}, lengths {string.Join(' ', c.lengths)}: {error}");
+            });
+        Check.One(Config.QuickThrowOnFailure.WithMaxTest(backendName == "reference" ? 10 : 25).WithReplay(20251125, 1), property);
+    }
+
+    /// <summary>As many columns as dimensions, where X is worst conditioned, from one token to more than the blocks of a sequence keep sketched.</summary>
+    [Theory]
+    [InlineData(16, 16)]
+    [InlineData(32, 16)]
+    [InlineData(32, 32)]
+    [InlineData(48, 48)]
+    public void Few_dimensions_cost_no_digits_at_any_length(int dim, int k)
+    {
+        int[] lengths = [1, 2, 15, 16, 17, 18, 33, 100, 127, 513, 1_000, 4_097, 12_000, 33_000, 40_000];
+        for (int i = 0; i < lengths.Length; i++)
+            foreach (int chunk in (int[])[0, 512])
+            {
+                var layer = TestLayer.Random(20 + i, [lengths[i]], 1, 1, dim);
+                var options = Whole with { SketchDimension = k, LeverageChunk = chunk, Seed = (ulong)i };
+                float[] expected = Leverage("reference", layer, options);
+                foreach (string backend in Backends.Names.Where(name => name != "reference"))
+                {
+                    double error = Arrays.RelativeError(Leverage(backend, layer, options), expected);
+                    Assert.True(error <= 1e-5, $"{backend}, {lengths[i]} tokens, chunk {chunk}: {error}");
+                }
+            }
+    }
+
     [Fact]
     public void Scores_do_not_change_under_an_invertible_right_multiplication()
     {

@@ -99,8 +99,18 @@ public sealed class SafetensorsFileTests : IDisposable
     {
         Rejects(_folder["nowhere/x.safetensors"], "nowhere/x.safetensors' does not exist");
         Rejects(_folder["x.safetensors"], "x.safetensors' does not exist");
-        Rejects(_folder.Root, "cannot be opened");
         Rejects("", "cannot be opened");
+    }
+
+    [Fact]
+    public void A_folder_or_pipe_is_named_and_never_waited_for()
+    {
+        Rejects(_folder.Root, "is a folder; name a safetensors file in it");
+        using (var mkfifo = System.Diagnostics.Process.Start("mkfifo", [_folder["pipe"]]))
+            mkfifo.WaitForExit();
+        System.IO.File.CreateSymbolicLink(_folder["link"], "pipe");
+        foreach (string special in (string[])[_folder["pipe"], _folder["link"], "/dev/zero"])
+            Rejects(special, $"'{special}' is a pipe, socket or device");
     }
 
     [Theory]

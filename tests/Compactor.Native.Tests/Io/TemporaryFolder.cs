@@ -1,14 +1,9 @@
 namespace Compactor.Native.Tests.Io;
 
 /// <summary>A folder of its own for each test, deleted with what is in it.</summary>
-/// <param name="inMemory">Whether to use the memory file system where there is one: quick for many small files, but it may be short.</param>
-public sealed class TemporaryFolder(bool inMemory = false) : IDisposable
+public sealed class TemporaryFolder : IDisposable
 {
-    private const string MemoryFileSystem = "/dev/shm";
-
-    public string Root { get; } = inMemory && Directory.Exists(MemoryFileSystem)
-        ? Directory.CreateDirectory(Path.Combine(MemoryFileSystem, "compactor-io-" + Path.GetRandomFileName())).FullName
-        : Directory.CreateTempSubdirectory("compactor-io-").FullName;
+    public string Root { get; } = Directory.CreateTempSubdirectory("compactor-io-").FullName;
 
     public string this[string name] => Path.Combine(Root, name);
 

@@ -24,6 +24,15 @@ internal static unsafe class Arrays
         return bytes;
     }
 
+    /// <summary>The values that <see cref="Encode"/> stored.</summary>
+    public static float[] Decode(byte[] bytes, ElementType type) => type switch
+    {
+        ElementType.Float32 => MemoryMarshal.Cast<byte, float>(bytes).ToArray(),
+        ElementType.Float16 => [.. MemoryMarshal.Cast<byte, Half>(bytes).ToArray().Select(x => (float)x)],
+        ElementType.BFloat16 => [.. MemoryMarshal.Cast<byte, ushort>(bytes).ToArray().Select(x => BitConverter.Int32BitsToSingle(x << 16))],
+        _ => throw new ArgumentOutOfRangeException(nameof(type), type, "no float format"),
+    };
+
     private static uint RoundToBFloat16(float value)
     {
         uint bits = BitConverter.SingleToUInt32Bits(value);
