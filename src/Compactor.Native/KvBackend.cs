@@ -124,7 +124,7 @@ public abstract partial class KvBackend : IDisposable
 
     /// <summary>
     /// Where the backend works on a side stream (<see cref="CudaOptions.SideStream"/>), what the caller queues on its own stream from now on waits for what is queued here: called before
-    /// the caller overwrites inputs or reads results. Any other backend has nothing to join.
+    /// the caller overwrites inputs or reads results, ends a capture, or launches a graph of work captured here. Any other backend has nothing to join.
     /// </summary>
     public virtual void Join() { }
 

@@ -39,5 +39,7 @@ public sealed unsafe partial class GpuBackend
         _plans.Of(plan);
         foreach (var kernel in KernelCatalog.FuseAndSelect.Concat(KernelCatalog.Compact(dim, type)))
             _driver.Load(kernel.Variant);
+        // A graph captured on the caller's stream is launched there, and finds what was uploaded here.
+        Join();
     }
 }
