@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Compactor.Native.Cuda;
 
-/// <summary>Something that lives in a context and keeps it alive.</summary>
+/// <summary>Something that lives in a context and, where it is ours, keeps it alive.</summary>
 internal abstract class ContextHandle : SafeHandle
 {
     private readonly bool _holdsContext;
@@ -10,10 +10,10 @@ internal abstract class ContextHandle : SafeHandle
     protected ContextHandle(CudaContext context, nint value, bool owns) : base(0, owns)
     {
         Context = context;
-        bool holds = false;
-        context.DangerousAddRef(ref holds);
-        _holdsContext = holds;
         SetHandle(value);
+        // What is the caller's is never released here.
+        if (owns)
+            context.DangerousAddRef(ref _holdsContext);
     }
 
     public CudaContext Context { get; }
