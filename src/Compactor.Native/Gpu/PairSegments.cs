@@ -26,8 +26,7 @@ internal sealed class PairSegments
     public const int Threads = 256;
     private const int HistogramDigits = 2048, StateWords = 4, Strip = 512, WarpsOfABlock = 8, SharedBytes = 8256;
 
-    private readonly int _strips, _blocks, _kept, _states, _heads;
-    private readonly int _sequences;
+    private readonly int _strips, _blocks, _kept, _states, _heads, _sequences;
     private readonly bool _perHead, _ragged;
 
     /// <param name="tables">Receives the tables.</param>

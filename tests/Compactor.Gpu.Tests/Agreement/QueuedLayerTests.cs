@@ -1,6 +1,7 @@
 using Compactor.Gpu.Tests.Support;
 using Compactor.Native;
 using Compactor.Native.Compression;
+using Compactor.Native.Gpu;
 using Compactor.Native.Paging;
 using Compactor.Native.Tests.Support;
 using Xunit;
@@ -119,6 +120,48 @@ public class QueuedLayerTests
         {
             var random = new Random(seed);
             return Arrays.Encode([.. Enumerable.Range(0, count).Select(_ => (float)(random.NextDouble() * 2 - 1))], ElementType.BFloat16);
+        }
+    }
+
+    [Fact]
+    public void A_larger_plan_does_not_disturb_a_smaller_one_in_flight()
+    {
+        TestLayer small = Layer(1), large = TestLayer.Random(3, [900], 4, 2, 64, ElementType.BFloat16);
+        LayerPlan smallPlan = Plan(small.Shape, "paper", SelectionScope.Sequence, 0), largePlan = Plan(large.Shape, "paper", SelectionScope.Sequence, 0);
+        var alone = new List<int[]>();
+        foreach (var (layer, plan) in ((TestLayer, LayerPlan)[])[(small, smallPlan), (large, largePlan)])
+        {
+            using var device = new Device();
+            using var selection = LayerCompressor.Select(device.Backend, plan, device.Copy(layer.Inputs));
+            alone.Add(device.Backend.Read(selection.KeptIndices.View));
+        }
+        for (ulong seed = 1; seed <= 5; seed++)
+        {
+            using var device = new Device(seed);
+            using var first = LayerCompressor.Select(device.Backend, smallPlan, device.Copy(small.Inputs));
+            using var second = LayerCompressor.Select(device.Backend, largePlan, device.Copy(large.Inputs));
+            Assert.Equal(alone[0], device.Backend.Read(first.KeptIndices.View));
+            Assert.Equal(alone[1], device.Backend.Read(second.KeptIndices.View));
+        }
+        GC.KeepAlive((small, large));
+    }
+
+    [Fact]
+    public void Slices_of_a_workspace_do_not_touch()
+    {
+        var random = new Random(1);
+        for (int round = 0; round < 200; round++)
+        {
+            long[] bytes = [.. Enumerable.Range(0, random.Next(1, 6)).Select(_ => random.NextInt64(0, 2000))];
+            var layout = new WorkspaceLayout(bytes);
+            long end = 0;
+            for (int i = 0; i < bytes.Length; i++)
+            {
+                Assert.Equal(0UL, layout[i] % 256);
+                Assert.True((long)layout[i] >= end, $"slice {i} of {string.Join(", ", bytes)} starts at {layout[i]}");
+                end = (long)layout[i] + bytes[i] + 256;
+            }
+            Assert.InRange(layout.Bytes, end, end + 255);
         }
     }
 
