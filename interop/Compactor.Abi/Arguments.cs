@@ -9,34 +9,59 @@ namespace Compactor.Abi;
 /// </summary>
 internal sealed unsafe class Arguments
 {
+    private const int LargestStruct = 4096;
+
     private readonly List<(string Name, nuint Start, nuint End, bool Written)> _regions = [];
 
-    /// <summary>Reads a struct that begins with its size.</summary>
-    public static T Read<T>(string name, T* pointer) where T : unmanaged
+    /// <summary>Reads a struct of this version, an earlier one (fields it lacks are 0), or a later one that uses none of its new fields.</summary>
+    public static T Read<T>(string name, T* pointer) where T : unmanaged, IGrowing
     {
-        CheckStruct(name, pointer);
-        return *pointer;
+        int size = CheckStruct(name, pointer), known = Math.Min(size, sizeof(T));
+        int unknown = new ReadOnlySpan<byte>((byte*)pointer + known, size - known).IndexOfAnyExcept((byte)0);
+        if (unknown >= 0)
+            throw new AbiException(Status.Unsupported,
+                $"{name}.struct_size is {size}, of which this library (ABI version {Exports.AbiVersion}) knows {sizeof(T)}, and byte {known + unknown} is not 0. Leave fields it does not know 0, or use a later library.");
+        T value = default;
+        System.Buffer.MemoryCopy(pointer, &value, sizeof(T), known);
+        return value;
     }
 
-    /// <summary>Reads an array of structs, each of which begins with its size.</summary>
-    public static T[] ReadAll<T>(string name, T* pointer, int count) where T : unmanaged
+    /// <summary>Reads an array of structs, which lie as far apart as the first says it is large.</summary>
+    public static T[] ReadAll<T>(string name, T* pointer, int count) where T : unmanaged, IGrowing
     {
         if (count < 0)
             throw AbiException.Argument($"There are {count} {name}; a count is 0 or more.");
         RequirePointer(name, pointer, count, AlignmentOf<T>());
         var values = new T[count];
-        for (int i = 0; i < count; i++)
-            values[i] = Read($"{name}[{i}]", pointer + i);
+        for (int i = 0, size = 0; i < count; i++)
+        {
+            var at = (T*)((byte*)pointer + (long)i * size);
+            int own = CheckStruct($"{name}[{i}]", at);
+            if (i > 0 && own != size)
+                throw AbiException.Argument($"{name}[{i}].struct_size is {own} and {name}[0].struct_size is {size}; structs of an array have one size.");
+            size = own;
+            values[i] = Read($"{name}[{i}]", at);
+        }
         return values;
     }
 
-    /// <summary>Checks a struct that is to be filled, before there is anything to fill it with.</summary>
-    public static void CheckStruct<T>(string name, T* pointer) where T : unmanaged
+    /// <summary>Checks a struct's address and its size, which is the result.</summary>
+    public static int CheckStruct<T>(string name, T* pointer) where T : unmanaged, IGrowing
     {
         RequirePointer(name, pointer, 1, AlignmentOf<T>());
         uint size = *(uint*)pointer;
-        if (size != sizeof(T))
-            throw AbiException.Argument($"{name}.struct_size is {size}; this library (ABI version {Exports.AbiVersion}) knows {sizeof(T)}. Set it to sizeof of the struct.");
+        if (size < T.FirstSize || size > LargestStruct || size % AlignmentOf<T>() != 0)
+            throw AbiException.Argument($"{name}.struct_size is {size}; it is {sizeof(T)} in this library (ABI version {Exports.AbiVersion}), and never below {T.FirstSize}. Set it to sizeof of the struct.");
+        return (int)size;
+    }
+
+    /// <summary>Fills a struct that was checked, as far as it goes; fields of a later version become 0.</summary>
+    public static void Fill<T>(T* pointer, T value) where T : unmanaged, IGrowing
+    {
+        uint size = *(uint*)pointer;
+        new Span<byte>(pointer, (int)size).Clear();
+        System.Buffer.MemoryCopy(&value, pointer, size, Math.Min(size, sizeof(T)));
+        *(uint*)pointer = size;
     }
 
     /// <summary>Checks where a single result goes.</summary>

@@ -54,7 +54,7 @@ internal static unsafe partial class Boundary
         var (status, message) = exception switch
         {
             AbiException e => (e.Status, e.Message),
-            CompactorException e => ((Status)e.Status, e.Message),
+            CompactorException e => (StatusOf.Library(e.Status), FieldNames.In(e.Message)),
             OutOfMemoryException => (Status.OutOfMemory, "Memory could not be had; give smaller sizes, or free caches."),
             IOException or UnauthorizedAccessException => (Status.IoError, exception.Message),
             _ => (Status.Internal, $"A defect of the library, please report it: {exception}"),

@@ -31,7 +31,7 @@ internal static unsafe partial class Exports
     {
         using var used = Handles.Use<Tables>(tables, HandleKind.Tables);
         Arguments.CheckStruct("info", info);
-        *info = used.Value.Describe();
+        Arguments.Fill(info, used.Value.Describe());
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_tables_destroy")]

@@ -23,14 +23,13 @@ internal static unsafe partial class Exports
         var cpu = operations as CpuBackend;
         var described = new BackendInfo
         {
-            StructSize = (uint)sizeof(BackendInfo),
             Kind = cpu is null ? Backend.Cuda : Backend.Cpu,
             Threads = cpu?.Threads ?? 0,
             SimdBits = (int)(cpu?.Width ?? 0),
         };
         // cut at a whole character; the rest of the field stays 0
         Utf8.FromUtf16(operations.Description, new Span<byte>(described.Description, BackendInfo.DescriptionBytes - 1), out _, out _);
-        *info = described;
+        Arguments.Fill(info, described);
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_backend_synchronize")]
@@ -39,6 +38,8 @@ internal static unsafe partial class Exports
         using var used = Handles.Use<Backend>(backend, HandleKind.Backend);
         using var done = used.Value.Operations.Record();
         done.Wait();
+        lock (used.Value.Turn)
+            used.Value.Findings.ThrowIfAny();
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_backend_close")]

@@ -41,9 +41,8 @@ internal static unsafe partial class Exports
         using var used = Handles.Use<Cache>(cache, HandleKind.Cache);
         Arguments.CheckStruct("info", info);
         var pages = used.Value.Pages;
-        *info = new CacheInfo
+        Arguments.Fill(info, new CacheInfo
         {
-            StructSize = (uint)sizeof(CacheInfo),
             BlockSize = pages.Options.BlockSize,
             Blocks = pages.Blocks,
             FreeBlocks = pages.FreeBlocks,
@@ -51,7 +50,7 @@ internal static unsafe partial class Exports
             Keys = (void*)pages.View.Keys,
             Values = (void*)pages.View.Values,
             Positions = (int*)pages.Positions.Address,
-        };
+        });
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_cache_destroy")]

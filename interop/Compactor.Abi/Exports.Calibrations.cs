@@ -14,7 +14,7 @@ internal static unsafe partial class Exports
         foreach (var sample in given)
             Inputs.Reserved("samples", sample.Reserved);
         var fitted = RetentionCalibration.Fit(Array.ConvertAll(given, s => new LibrarySample(s.Retention, s.ContextNll, s.Quality)), overestimatePenalty);
-        *calibration = FromCalibration(fitted);
+        Arguments.Fill(calibration, FromCalibration(fitted));
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_calibration_retention")]
@@ -35,7 +35,7 @@ internal static unsafe partial class Exports
     public static Status CalibrationLoad(byte* path, Calibration* calibration) => Boundary.Run(() =>
     {
         Arguments.CheckStruct("calibration", calibration);
-        *calibration = FromCalibration(RetentionCalibration.Load(ToPath(path)));
+        Arguments.Fill(calibration, FromCalibration(RetentionCalibration.Load(ToPath(path))));
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_calibration_save")]
@@ -53,5 +53,5 @@ internal static unsafe partial class Exports
     }
 
     private static Calibration FromCalibration(RetentionCalibration c) =>
-        new() { StructSize = (uint)sizeof(Calibration), Samples = c.Samples, Alpha = c.Alpha, Beta = c.Beta, Error = c.Error };
+        new() { Samples = c.Samples, Alpha = c.Alpha, Beta = c.Beta, Error = c.Error };
 }

@@ -61,7 +61,10 @@ internal static unsafe partial class Exports
             Arguments.CheckResult("compaction", compaction);
         PendingCompaction pending;
         lock (batch.Backend.Turn)
+        {
+            batch.Backend.Findings.Begin(null);
             pending = begin(batch, planned.Value);
+        }
         try
         {
             if (compaction is not null)

@@ -34,6 +34,9 @@ internal static unsafe partial class Exports
         Status.IoError => "COMPACTOR_IO_ERROR"u8,
         Status.Forked => "COMPACTOR_FORKED"u8,
         Status.Internal => "COMPACTOR_INTERNAL"u8,
+        Status.NoDevice => "COMPACTOR_NO_DEVICE"u8,
+        Status.DeviceFailed => "COMPACTOR_DEVICE_FAILED"u8,
+        Status.CompilationFailed => "COMPACTOR_COMPILATION_FAILED"u8,
         _ => "unknown status"u8,
     });
 

@@ -10,13 +10,13 @@ internal static unsafe partial class Exports
     public static Status OptionsPreset(int preset, Options* options) => Boundary.Run(() =>
     {
         Arguments.CheckStruct("options", options);
-        *options = Inputs.FromOptions(preset switch
+        Arguments.Fill(options, Inputs.FromOptions(preset switch
         {
             0 => CompressionPresets.Paper,
             1 => CompressionPresets.KvPress,
             2 => CompressionPresets.CompactorVllm,
             _ => throw AbiException.Argument($"The preset is {preset}; use one of COMPACTOR_PRESET_*."),
-        });
+        }));
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_plan_create")]
@@ -49,9 +49,8 @@ internal static unsafe partial class Exports
         using var used = Handles.Use<LayerPlan>(plan, HandleKind.Plan);
         Arguments.CheckStruct("info", info);
         var shape = used.Value.Shape;
-        *info = new PlanInfo
+        Arguments.Fill(info, new PlanInfo
         {
-            StructSize = (uint)sizeof(PlanInfo),
             Sequences = shape.Sequences,
             KvHeads = shape.KvHeads,
             KeepsEverything = used.Value.KeepsEverything ? 1 : 0,
@@ -59,7 +58,7 @@ internal static unsafe partial class Exports
             Pairs = shape.Pairs,
             KeptPairs = used.Value.KeptPairs,
             WorkspaceBytes = (ulong)LayerMemory.WorkspaceBytes(used.Value),
-        };
+        });
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_plan_kept")]

@@ -14,7 +14,8 @@ internal static unsafe partial class Exports
             var rotary = Inputs.ToRotary(undo, layer.Shape.Tokens);
             rotary?.Validate(layer.Shape);
             var scores = memory.Output("leverage", leverage, count, layer.Shape.Pairs);
-            var sketch = Inputs.ToSketch(phi, phiCount, layer) ?? Sketch.Draw(layer.Shape, layer.Options);
+            var sketch = Inputs.ToSketch(phi, phiCount, layer) ?? Inputs.DrawnSketch(layer);
+            on.Findings.Begin(layer);
             on.Operations.Leverage(layer, view, rotary, sketch, scores);
         });
 
@@ -25,8 +26,11 @@ internal static unsafe partial class Exports
             var shape = layer.Shape;
             if (shape.QueryHeads == 0)
                 throw AbiException.Argument("The plan has no query heads; make it of a shape with query_heads.");
-            on.Operations.AttentionScores(layer, Inputs.ToScoredTensor(memory, "query", query, shape.QueryHeads, shape.HeadDim, shape),
-                Inputs.ToScoredTensor(memory, "key", key, shape.KvHeads, shape.HeadDim, shape), memory.Output("attention", attention, count, shape.Pairs));
+            var queries = Inputs.ToScoredTensor(memory, "query", query, shape.QueryHeads, shape.HeadDim, shape);
+            var keys = Inputs.ToScoredTensor(memory, "key", key, shape.KvHeads, shape.HeadDim, shape);
+            var scores = memory.Output("attention", attention, count, shape.Pairs);
+            on.Findings.Begin(layer);
+            on.Operations.AttentionScores(layer, queries, keys, scores);
         });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_fuse")]
@@ -43,9 +47,13 @@ internal static unsafe partial class Exports
             bool weigh = layer.Options.WeightByValueNorm && a is not null;
             var view = weigh ? Inputs.ToScoredTensor(memory, "value", value, shape.KvHeads, shape.HeadDim, shape) : default;
             var fused = memory.Output("scores", scores, count, shape.Pairs);
+            on.Findings.Begin(nonFinite is null ? layer : null);
             long found = shape.Pairs == 0 ? 0 : on.Operations.Fuse(layer, o, a, view, fused).NonFiniteScores;
-            if (nonFinite is not null)
-                *nonFinite = found;
+            if (nonFinite is null)
+                return;
+            // known now, or, where operations are queued, told by their status
+            using var status = on.Operations.TakeStatus(layer);
+            *nonFinite = found + status.NonFiniteScores;
         });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_select")]
@@ -83,7 +91,9 @@ internal static unsafe partial class Exports
             bool gather = keyOut is not null && valueOut is not null;
             var keys = gather ? Survivors("key_out", keyOut, keyBytes, inputs.Key) : default;
             var values = gather ? Survivors("value_out", valueOut, valueBytes, inputs.Value) : default;
+            on.Findings.Begin(null);
             using var selection = LayerCompressor.Select(on.Operations, planned, inputs, policy, sketch, given);
+            on.Findings.Add(selection.ReleaseStatus());
             if (gather)
             {
                 on.Operations.Compact(planned, inputs.Key, indices, offsets, keys);

@@ -17,6 +17,7 @@ internal static class Handles
     private static readonly Lock Gate = new();
     private static readonly List<Entry> Entries = [];
     private static readonly Stack<int> FreeSlots = [];
+    private static int s_retired;
 
     private sealed class Entry
     {
@@ -34,7 +35,7 @@ internal static class Handles
         get
         {
             lock (Gate)
-                return Entries.Count - FreeSlots.Count;
+                return Entries.Count - FreeSlots.Count - s_retired;
         }
     }
 
@@ -56,7 +57,7 @@ internal static class Handles
             int slot = FreeSlots.Pop();
             var entry = Entries[slot];
             (entry.Value, entry.Kind, entry.Owners) = (value, kind, owners);
-            entry.Generation = entry.Generation == uint.MaxValue ? 1 : entry.Generation + 1;
+            entry.Generation++;
             foreach (ulong owner in owners)
                 Entries[SlotOf(owner)].Dependents++;
             return (ulong)kind << (32 + SlotBits) | (ulong)slot << 32 | entry.Generation;
@@ -156,7 +157,11 @@ internal static class Handles
     private static void Remove(int slot)
     {
         (Entries[slot].Value, Entries[slot].Owners) = (null, []);
-        FreeSlots.Push(slot);
+        // a generation that came again would bring dead handles back to life
+        if (Entries[slot].Generation == uint.MaxValue)
+            s_retired++;
+        else
+            FreeSlots.Push(slot);
     }
 
     private static int SlotOf(ulong handle) => (int)(handle >> 32) & (MaxSlots - 1);

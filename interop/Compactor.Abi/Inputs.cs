@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Compactor.Native;
 using Compactor.Native.Compression;
 using LibraryBudget = Compactor.Native.Compression.Budget;
@@ -7,6 +8,8 @@ namespace Compactor.Abi;
 /// <summary>The structs of the interface as what the library takes, checked.</summary>
 internal static unsafe class Inputs
 {
+    private static readonly ConditionalWeakTable<LayerPlan, Sketch> s_drawn = [];
+
     /// <summary>0 or 1.</summary>
     public static bool Flag(string name, int value) => value is 0 or 1 ? value == 1 : throw AbiException.Argument($"{name} is {value}; use 0 or 1.");
 
@@ -48,17 +51,17 @@ internal static unsafe class Inputs
         return new CompressionOptions
         {
             SketchDimension = o.SketchDimension,
-            SketchSharing = (SketchSharing)o.SketchSharing,
+            SketchSharing = Constant<SketchSharing>("options.sketch_sharing", o.SketchSharing),
             CenterKeys = Flag("options.center_keys", o.CenterKeys),
             LeverageChunk = o.LeverageChunk,
-            LeverageScope = (NormalizationScope)o.LeverageScope,
+            LeverageScope = Constant<NormalizationScope>("options.leverage_scope", o.LeverageScope),
             Epsilon = o.Epsilon,
             AttentionChunk = o.AttentionChunk,
-            GroupReduction = (GroupReduction)o.GroupReduction,
+            GroupReduction = Constant<GroupReduction>("options.group_reduction", o.GroupReduction),
             AttentionScale = o.AttentionScale,
             WeightByValueNorm = Flag("options.weight_by_value_norm", o.WeightByValueNorm),
             PoolWidth = o.PoolWidth,
-            AttentionScope = (NormalizationScope)o.AttentionScope,
+            AttentionScope = Constant<NormalizationScope>("options.attention_scope", o.AttentionScope),
             UnbiasedStandardDeviation = Flag("options.unbiased_standard_deviation", o.UnbiasedStandardDeviation),
             StandardDeviationFloor = o.StandardDeviationFloor,
             LeverageWeight = o.LeverageWeightRule switch
@@ -70,9 +73,9 @@ internal static unsafe class Inputs
             ProtectFirst = o.ProtectFirst,
             ProtectLast = o.ProtectLast,
             ScoreProtected = Flag("options.score_protected", o.ScoreProtected),
-            ProtectedBudget = (ProtectedBudget)o.ProtectedBudget,
-            SelectionScope = (SelectionScope)o.SelectionScope,
-            RetentionCount = (RetentionCount)o.RetentionCount,
+            ProtectedBudget = Constant<ProtectedBudget>("options.protected_budget", o.ProtectedBudget),
+            SelectionScope = Constant<SelectionScope>("options.selection_scope", o.SelectionScope),
+            RetentionCount = Constant<RetentionCount>("options.retention_count", o.RetentionCount),
             MinTokensPerHead = o.MinTokensPerHead,
             Seed = o.Seed,
         };
@@ -80,7 +83,6 @@ internal static unsafe class Inputs
 
     public static Options FromOptions(CompressionOptions o) => new()
     {
-        StructSize = (uint)sizeof(Options),
         SketchDimension = o.SketchDimension,
         SketchSharing = (int)o.SketchSharing,
         CenterKeys = o.CenterKeys ? 1 : 0,
@@ -152,6 +154,10 @@ internal static unsafe class Inputs
             throw AbiException.Argument($"rotary.rotary_dim is {r.RotaryDim}; use an even number from 2 to the head dimension.");
         if (r.PositionCount < 0 || r.TableRows < 0 || r.TableRows > int.MaxValue)
             throw AbiException.Argument($"rotary has {r.PositionCount} positions and {r.TableRows} table rows; counts are 0 to {int.MaxValue}.");
+        if (r.Positions is null && r.PositionCount != 0)
+            throw AbiException.Argument($"rotary.position_count is {r.PositionCount} and rotary.positions is NULL; give both, or neither.");
+        if (!tables && r.TableRows != 0)
+            throw AbiException.Argument($"rotary.table_rows is {r.TableRows} and rotary.cos and rotary.sin are NULL; give all three, or none.");
         if (r.Positions is not null && r.PositionCount != tokens)
             throw AbiException.Argument(tokens is null ? "rotary has positions; a cache has stored those of its slots. Leave them NULL." : $"rotary has {r.PositionCount} positions for {tokens} tokens.");
         if (tables && tokens is not null && r.TableRows != tokens)
@@ -179,6 +185,9 @@ internal static unsafe class Inputs
             throw AbiException.Argument($"phi has {count} floats; give one Phi of {one}, or {all} for every sequence and KV head.");
         return Sketch.FromValues(Arguments.Copy("phi", phi, count, count), plan.Shape, plan.Options.SketchDimension);
     }
+
+    /// <summary>Phi of a plan, drawn from its seed at the first use: a backend keeps what it makes of it as long as the plan lives.</summary>
+    public static Sketch DrawnSketch(LayerPlan plan) => s_drawn.GetValue(plan, p => Sketch.Draw(p.Shape, p.Options));
 
     public static SelectionPolicy ToPolicy(int policy, ulong seed) => policy switch
     {
@@ -251,6 +260,8 @@ internal static unsafe class Inputs
         inputs.Validate(shape);
         if (policy == SelectionPolicy.Compactor && inputs.Query is null && !plan.KeepsEverything)
             Boundary.Log(1, $"Layer {shape.Layer} comes without queries: leverage alone decides what is kept. Give queries, or ask for COMPACTOR_POLICY_LEVERAGE.");
-        return (inputs, policy, ToSketch(l.Phi, l.PhiCount, plan));
+        var sketch = ToSketch(l.Phi, l.PhiCount, plan);
+        bool drawn = sketch is null && !plan.KeepsEverything && (policy == SelectionPolicy.Compactor || policy == SelectionPolicy.LeverageOnly);
+        return (inputs, policy, drawn ? DrawnSketch(plan) : sketch);
     }
 }

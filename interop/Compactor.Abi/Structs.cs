@@ -3,17 +3,28 @@ using System.Runtime.InteropServices;
 // The structs of compactor.h, field for field; what they mean is said there. A test compares sizes and offsets.
 namespace Compactor.Abi;
 
-[StructLayout(LayoutKind.Sequential)]
-internal unsafe struct BackendOptions
+/// <summary>A struct that begins with its size and may grow at its end.</summary>
+internal interface IGrowing
 {
+    /// <summary>Bytes of its first published version: a program never gives fewer.</summary>
+    static abstract int FirstSize { get; }
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct BackendOptions : IGrowing
+{
+    public static int FirstSize => 40;
+
     public uint StructSize;
     public int Kind, Device, Threads, SimdBits, Reserved;
     public void* Context, Stream;
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal unsafe struct BackendInfo
+internal unsafe struct BackendInfo : IGrowing
 {
+    public static int FirstSize => 128;
+
     public const int DescriptionBytes = 112;
 
     public uint StructSize;
@@ -22,8 +33,10 @@ internal unsafe struct BackendInfo
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal struct Options
+internal struct Options : IGrowing
 {
+    public static int FirstSize => 120;
+
     public uint StructSize;
     public int SketchDimension, SketchSharing, CenterKeys, LeverageChunk, LeverageScope;
     public double Epsilon;
@@ -36,16 +49,20 @@ internal struct Options
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal struct Budget
+internal struct Budget : IGrowing
 {
+    public static int FirstSize => 16;
+
     public uint StructSize;
     public int Unit;
     public double Amount;
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal unsafe struct Shape
+internal unsafe struct Shape : IGrowing
 {
+    public static int FirstSize => 48;
+
     public uint StructSize;
     public int Sequences;
     public int* CuSeqlens;
@@ -54,8 +71,10 @@ internal unsafe struct Shape
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal struct PlanInfo
+internal struct PlanInfo : IGrowing
 {
+    public static int FirstSize => 48;
+
     public uint StructSize;
     public int Sequences, KvHeads, KeepsEverything;
     public long Tokens, Pairs, KeptPairs;
@@ -63,8 +82,10 @@ internal struct PlanInfo
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal unsafe struct Tensor
+internal unsafe struct Tensor : IGrowing
 {
+    public static int FirstSize => 64;
+
     public uint StructSize;
     public int ElementType;
     public void* Data;
@@ -74,8 +95,10 @@ internal unsafe struct Tensor
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal unsafe struct Rotary
+internal unsafe struct Rotary : IGrowing
 {
+    public static int FirstSize => 72;
+
     public uint StructSize;
     public int Style, RotaryDim, Reserved;
     public double Theta;
@@ -87,8 +110,10 @@ internal unsafe struct Rotary
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal unsafe struct Layer
+internal unsafe struct Layer : IGrowing
 {
+    public static int FirstSize => 72;
+
     public uint StructSize;
     public int Policy;
     public Tensor* Key, Value, KeyPreRope, Query;
@@ -99,15 +124,19 @@ internal unsafe struct Layer
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal struct CacheOptions
+internal struct CacheOptions : IGrowing
 {
+    public static int FirstSize => 32;
+
     public uint StructSize;
     public int Layers, KvHeads, HeadDim, ElementType, Blocks, BlockSize, Reserved;
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal unsafe struct CacheInfo
+internal unsafe struct CacheInfo : IGrowing
 {
+    public static int FirstSize => 48;
+
     public uint StructSize;
     public int BlockSize, Blocks, FreeBlocks;
     public long UnusedSlots;
@@ -116,8 +145,10 @@ internal unsafe struct CacheInfo
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal unsafe struct TablesInfo
+internal unsafe struct TablesInfo : IGrowing
 {
+    public static int FirstSize => 96;
+
     public uint StructSize;
     public int Rows, RowStride, Pages;
     public int* HostTables, HostLengths, HostIndptr, HostIndices, HostLastPageLengths;
@@ -125,8 +156,10 @@ internal unsafe struct TablesInfo
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal unsafe struct PagedView
+internal unsafe struct PagedView : IGrowing
 {
+    public static int FirstSize => 72;
+
     public uint StructSize;
     public int ElementType;
     public void* Keys, Values;
@@ -136,24 +169,30 @@ internal unsafe struct PagedView
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal struct DecodeOptions
+internal struct DecodeOptions : IGrowing
 {
+    public static int FirstSize => 24;
+
     public uint StructSize;
     public int Reserved;
     public double Scale, SoftCap;
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal struct Calibration
+internal struct Calibration : IGrowing
 {
+    public static int FirstSize => 32;
+
     public uint StructSize;
     public int Samples;
     public double Alpha, Beta, Error;
 }
 
 [StructLayout(LayoutKind.Sequential)]
-internal struct CalibrationSample
+internal struct CalibrationSample : IGrowing
 {
+    public static int FirstSize => 32;
+
     public uint StructSize;
     public int Reserved;
     public double Retention, ContextNll, Quality;

@@ -35,7 +35,6 @@ internal sealed class Tables : IDisposable
 
     public unsafe TablesInfo Describe() => new()
     {
-        StructSize = (uint)sizeof(TablesInfo),
         Rows = Rows,
         RowStride = RowStride,
         Pages = Pages,

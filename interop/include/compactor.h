@@ -5,18 +5,28 @@
  * return to the pool. Method: arXiv 2507.08143. This file is C99, needs nothing but the C library, and is the whole interface.
  *
  * ERRORS      Every function that can fail returns a compactor_status and, unless it is COMPACTOR_OK, has changed nothing and written to no output.
- *             (COMPACTOR_NON_FINITE, _FACTORIZATION_FAILED, _OUT_OF_MEMORY and _INTERNAL can come once work has begun: output buffers and workspace then hold
- *             unspecified values; handles and caches are as they were.) compactor_last_error() says in words what was wrong and what to do. Nothing is thrown across this interface.
+ *             (COMPACTOR_NON_FINITE, _FACTORIZATION_FAILED, _OUT_OF_MEMORY, _DEVICE_FAILED, _COMPILATION_FAILED and _INTERNAL can come once work has begun: output buffers
+ *             and workspace then hold unspecified values; handles and caches are as they were.) compactor_last_error() says in words what was wrong and what to do. Nothing is thrown across this interface.
  *             Checked are: null and misaligned pointers, sizes, counts, ranges, strides against data_bytes, outputs that overlap other arguments,
  *             handles that are dead or of another kind. Not checkable: a pointer that is none, or memory shorter than the caller says.
- * HANDLES     64-bit integers of kind, slot and generation, never addresses; 0 is none. A handle that was closed stays dead for good. What others stand on
+ * HANDLES     64-bit integers of kind, slot and generation, never addresses; 0 is none. A handle that was closed stays dead for good; none comes twice. What others stand on
  *             cannot be closed (COMPACTOR_IN_USE): sequences before their cache, compactions before their sequences, all before their backend.
  * STRUCTS     Begin with struct_size: set it to sizeof(the struct), and every field you do not use, `reserved` included, to 0. A later version may add fields at
- *             the end and still takes the sizes of earlier ones. Strings are UTF-8.
+ *             the end. Any size is taken from that of the first published version on: fields that a smaller struct lacks are 0, and bytes of a larger one that this library
+ *             does not know must be 0 (else COMPACTOR_UNSUPPORTED). A struct that is filled keeps its size, is written no further, and what is not known in it becomes 0.
+ *             Structs of an array have one size. Strings are UTF-8.
  * OWNERSHIP   Structs and arrays passed in are copied before a call returns; tensors, caches of the host's and output buffers stay the caller's, and must stay in
  *             place until the queued work is done (see STREAMS). Counts are elements and must be exactly what is documented; sizes in bytes are at least that.
- * STREAMS     Work is queued on the stream a backend was opened with, in order; results are there when that stream has got so far (compactor_backend_synchronize
- *             waits). On the CPU backend everything is done when a call returns. The caller's CUDA context is adopted, never replaced.
+ * STREAMS     On the CPU backend everything is done when a call returns. On a CUDA backend tensors, score buffers, workspaces, outputs and caches are device memory; work
+ *             is queued on the stream the backend was opened with, in order, and calls return before it is done. Arrays called "host" here are host memory on every
+ *             backend: read before the call returns, or written when it returns. The context is made current for the length of a call and is the caller's otherwise.
+ *             These wait for the stream: compactor_backend_synchronize, compactor_backend_close, compactor_compaction_complete and _cancel, compactor_sequence_compress,
+ *             _compact and _recompress with compaction NULL, compactor_sequence_read, and compactor_fuse with non_finite. Others may, once, where a kernel is compiled or
+ *             memory allocated that has not been used before; so no call may be made while the stream is captured into a graph.
+ *             What queued scoring finds wrong with the data (COMPACTOR_NON_FINITE, _FACTORIZATION_FAILED) is returned by the call that waits for it: for compress, compact and
+ *             recompress of sequences the one that completes the compaction; for single stages and compactor_compress_layer the next compactor_backend_synchronize, the
+ *             first fault since the one before. COMPACTOR_DEVICE_FAILED may come from any later call. What lies in device memory (tables, lengths, kept indices and
+ *             offsets) is not read by the host, and so not checked: it must be in range.
  * THREADS     Any thread may call. Backends, plans and caches are shared freely (scoring on one backend takes turns); a sequence, compaction or tables object is used
  *             by one call at a time, a second at the same moment gets COMPACTOR_IN_USE and changes nothing.
  * RUNTIME     The library holds a managed runtime (NativeAOT): it is never unloaded (dlclose does nothing), and does not work in a child forked after its first call
@@ -54,7 +64,10 @@ typedef enum compactor_status {
     COMPACTOR_OUT_OF_MEMORY = 10,       /* memory could not be had */
     COMPACTOR_IO_ERROR = 11,            /* a file cannot be read or written */
     COMPACTOR_FORKED = 12,              /* called in a child forked after the library was first used */
-    COMPACTOR_INTERNAL = 13             /* a defect of the library; please report the message */
+    COMPACTOR_INTERNAL = 13,            /* a defect of the library; please report the message */
+    COMPACTOR_NO_DEVICE = 14,           /* no CUDA driver, device or kernel compiler that can be used; the message lists where each was looked for */
+    COMPACTOR_DEVICE_FAILED = 15,       /* the CUDA driver refused a call, or reports that work failed */
+    COMPACTOR_COMPILATION_FAILED = 16   /* a kernel does not compile; the message carries the compiler's log */
 } compactor_status;
 
 /* ---- Handles ---- */
@@ -140,12 +153,12 @@ compactor_status compactor_live_handles(int64_t *count);
 typedef struct compactor_backend_options {
     uint32_t struct_size; /* sizeof(compactor_backend_options) */
     int32_t kind;         /* COMPACTOR_BACKEND_*; AUTO is CUDA where it can be had, else the CPU, announced with the reason through the log */
-    int32_t device;       /* CUDA device ordinal, 0 or more; with a context, its device. Must be 0 for the CPU */
-    int32_t threads;      /* CPU: threads to compute on, 0 for all cores; results do not depend on it */
-    int32_t simd_bits;    /* CPU: 128 or 256 lanes' bits; 0 for the widest the library was compiled for */
+    int32_t device;       /* CUDA device ordinal, 0 or more; not read with a context, which has one. Must be 0 for the CPU */
+    int32_t threads;      /* CPU: threads to compute on, 0 for all cores; results do not depend on it. Must be 0 for CUDA */
+    int32_t simd_bits;    /* CPU: 128 or 256 lanes' bits; 0 for the widest the library was compiled for. Must be 0 for CUDA */
     int32_t reserved;     /* 0 */
-    void *context;        /* CUcontext to adopt, or NULL for the device's primary one. With a context, AUTO never falls back to the CPU */
-    void *stream;         /* CUstream that all work is queued on; NULL for the legacy default stream. Must be NULL for the CPU */
+    void *context;        /* CUcontext to adopt, or NULL for the device's primary one (the runtime API's, PyTorch's). It must outlive the backend */
+    void *stream;         /* CUstream of that context that all work is queued on; NULL for the legacy default stream. It must outlive the backend. Not CU_STREAM_PER_THREAD */
 } compactor_backend_options;
 
 typedef struct compactor_backend_info {
@@ -156,16 +169,22 @@ typedef struct compactor_backend_info {
     char description[112]; /* what it runs on, for people; ends with '\0' */
 } compactor_backend_info;
 
-/* Opens a backend. options: NULL for AUTO. A build or machine without CUDA refuses COMPACTOR_BACKEND_CUDA (COMPACTOR_UNSUPPORTED) and says what is missing. */
+/*
+ * Opens a backend. options: NULL for AUTO. CUDA needs a driver of CUDA 11.2 or later, a device of compute capability 8.0 or later, and NVRTC or folders of compiled kernels:
+ * COMPACTOR_NO_DEVICE says what is missing and where it was looked for. The environment variable COMPACTOR_NVRTC names NVRTC, COMPACTOR_CACHE the folder that compiled
+ * kernels are kept in; folders compactor-kernels beside this library and beside the program are asked first.
+ * AUTO with a device, context or stream never falls back to the CPU, which does not reach device memory. Whose memory a backend that AUTO opened takes is told by
+ * compactor_backend_describe: a host whose tensors are where they are opens that kind.
+ */
 compactor_status compactor_backend_open(const compactor_backend_options *options, compactor_backend *backend);
 
 /* Says what it is. info->struct_size must be set, here and wherever a struct is filled. */
 compactor_status compactor_backend_describe(compactor_backend backend, compactor_backend_info *info);
 
-/* Waits until everything queued so far is done. */
+/* Waits until everything queued so far is done, and returns what queued stages and compactor_compress_layer found since the last time (see STREAMS). */
 compactor_status compactor_backend_synchronize(compactor_backend backend);
 
-/* Closes it; COMPACTOR_IN_USE while a cache or tables stand on it. */
+/* Closes it, after waiting for its work; COMPACTOR_IN_USE while a cache or tables stand on it. With COMPACTOR_DEVICE_FAILED the handle is dead all the same. */
 compactor_status compactor_backend_close(compactor_backend backend);
 
 /* ---- Options, budgets, plans ---- */
@@ -187,7 +206,7 @@ typedef struct compactor_options {
     int32_t attention_scope;             /* COMPACTOR_NORMALIZE_* of the attention score */
     int32_t unbiased_standard_deviation; /* 0 or 1: divide by n - 1 */
     double standard_deviation_floor;     /* lower bound of a deviation, 0 or more */
-    double leverage_weight;              /* lambda, 0 or more, when leverage_weight_rule is FIXED */
+    double leverage_weight;              /* lambda, 0 to 1e30, when leverage_weight_rule is FIXED */
     int32_t leverage_weight_rule;        /* COMPACTOR_WEIGHT_* */
     int32_t protect_first;               /* tokens at the start of a sequence that are always kept */
     int32_t protect_last;                /* tokens at its end that are always kept */
@@ -286,10 +305,10 @@ typedef struct compactor_rotary {
     double theta;                      /* base, above 1: frequencies theta^(-2i/R); 0 when another source is given */
     const double *inverse_frequencies; /* [R/2] radians a position (llama3, YaRN, linear scaling); NULL when another source is given */
     const int32_t *positions;          /* [position_count] of each packed token; NULL for its index in its sequence. Not with cos and sin */
-    int64_t position_count;            /* N, or 0 */
+    int64_t position_count;            /* N; 0 with positions NULL */
     const float *cos;                  /* [table_rows, R/2], one row a packed token; a row a position in compactor_sequence_recompress */
     const float *sin;                  /* [table_rows, R/2] */
-    int64_t table_rows;                /* N, or 0 */
+    int64_t table_rows;                /* N; 0 without cos and sin */
 } compactor_rotary;
 
 /* One layer's inputs; all tensors hold the same tokens in the same order. */
@@ -318,7 +337,8 @@ compactor_status compactor_attention_scores(compactor_backend backend, compactor
 
 /*
  * s = z(pool(a ||v||)) + lambda z(o); +inf on protected tokens. leverage or attention may be NULL, not both; value is read only when options weight by its norm.
- * Scores that are not finite become the lowest finite value; *non_finite (may be NULL) receives their number.
+ * Scores that are not finite become the lowest finite value; *non_finite (host, may be NULL) receives their number, for which a CUDA backend waits. With NULL a CUDA
+ * backend tells of them in compactor_backend_synchronize.
  */
 compactor_status compactor_fuse(compactor_backend backend, compactor_plan plan, const float *leverage, const float *attention, const compactor_tensor *value,
                                 float *scores, int64_t count, int64_t *non_finite);
@@ -416,17 +436,21 @@ compactor_status compactor_sequence_recompress(const compactor_sequence *sequenc
 /* *ready = 1 if survivors have been moved, so that completing does not wait. */
 compactor_status compactor_compaction_ready(compactor_compaction compaction, int32_t *ready);
 
-/* Reclaims: the sequences have the survivors, other blocks are free. Waits if it must. The handle is dead afterwards. */
+/*
+ * Reclaims: the sequences have the survivors, other blocks are free. Waits if it must. The handle is dead afterwards. Where it fails (COMPACTOR_NON_FINITE, on CUDA) the
+ * sequences are as they were and the handle lives: cancel it.
+ */
 compactor_status compactor_compaction_complete(compactor_compaction compaction);
 
-/* The sequences stay as they were, reserved blocks are free. The handle is dead afterwards. */
+/* The sequences stay as they were, reserved blocks are free. Waits for survivors under way. The handle is dead afterwards. */
 compactor_status compactor_compaction_cancel(compactor_compaction compaction);
 
 /* ---- Block tables and decode attention ---- */
 
 /*
  * Rows are (sequence, KV head), row = b Hkv + h. The last five arrays of each set are FlashInfer's page table for one KV head and batch B Hkv. Pointers are owned by
- * the tables object, valid until it is destroyed, read only. On the CPU both sets are host memory.
+ * the tables object, valid until it is destroyed, read only; the device's are there when the stream has got so far, and must not be in use on other streams when they are
+ * destroyed. On the CPU both sets are host memory.
  */
 typedef struct compactor_tables_info {
     uint32_t struct_size;                   /* sizeof(compactor_tables_info) */
@@ -494,7 +518,7 @@ compactor_status compactor_sequence_attend(const compactor_sequence *sequences, 
 
 /*
  * Compacts inside a cache its host owns, with one table for all heads of a sequence: survivors move to the front of the sequence's own blocks, the host reuses the rest.
- * plan: of the tokens the tables hold, scope HEAD or TOKEN (ragged is COMPACTOR_UNSUPPORTED). tables: host [B, row_stride]. kept_*: of compactor_select, backend memory.
+ * plan: of the tokens the tables hold, scope HEAD or TOKEN (ragged is COMPACTOR_UNSUPPORTED). tables: host [B, row_stride]. kept_*: of compactor_select with this plan, backend memory.
  * lengths (host [B]) receives the tokens held afterwards; ceil(length / block_size) blocks at the front of a table hold them.
  */
 compactor_status compactor_host_cache_compact(compactor_backend backend, const compactor_paged_view *cache, compactor_plan plan, const int32_t *tables,

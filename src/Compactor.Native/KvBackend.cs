@@ -215,6 +215,12 @@ public abstract class ScoringStatus : IDisposable
     /// <summary>Nothing is wrong, which is known already.</summary>
     internal static ScoringStatus Fine { get; } = new Known();
 
+    /// <summary>Whether it is known, so that asking does not wait. Never waits.</summary>
+    public abstract bool IsKnown { get; }
+
+    /// <summary>Number of scores that were not finite and became the lowest finite value; waits until it is known.</summary>
+    public abstract long NonFiniteScores { get; }
+
     /// <summary>Waits until it is known.</summary>
     /// <exception cref="CompactorException">Keys, queries or scores are not finite, or no factorisation exists; the message names layer, token and head.</exception>
     public abstract void ThrowIfFailed();
@@ -224,6 +230,10 @@ public abstract class ScoringStatus : IDisposable
 
     private sealed class Known : ScoringStatus
     {
+        public override bool IsKnown => true;
+
+        public override long NonFiniteScores => 0;
+
         public override void ThrowIfFailed() { }
 
         public override void Dispose() { }

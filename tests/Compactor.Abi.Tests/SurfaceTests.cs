@@ -46,6 +46,15 @@ public partial class SurfaceTests
     }
 
     [Fact]
+    public void Example_of_the_readme_compiles()
+    {
+        var examples = CExample().Matches(File.ReadAllText(Path.Combine(NativeBuild.Root, "interop", "README.md")));
+        string source = Path.Combine(NativeBuild.Folder, "readme.c");
+        File.WriteAllText(source, Assert.Single(examples).Groups[1].Value);
+        Command.Run("cc", ["-std=c99", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", Path.GetDirectoryName(NativeBuild.Header)!, source]);
+    }
+
+    [Fact]
     public void Functions_have_the_parameters_of_the_header()
     {
         Assert.Equal(Header.Functions.Keys.Order(), ManagedExports.Select(export => export.Name).Order());
@@ -120,6 +129,9 @@ public partial class SurfaceTests
         foreach (Match needed in Needed().Matches(dynamic))
             Assert.Contains(needed.Groups[1].Value, (string[])["libm.so.6", "libc.so.6", "ld-linux-x86-64.so.2", "libdl.so.2", "libpthread.so.0", "librt.so.1"]);
     }
+
+    [GeneratedRegex("```c\\n(.*?)```", RegexOptions.Singleline)]
+    private static partial Regex CExample();
 
     [GeneratedRegex("[A-Z]")]
     private static partial Regex Capital();

@@ -93,7 +93,9 @@ int main(void)
 
     compactor_backend backend;
     compactor_backend_info backend_info = { .struct_size = sizeof backend_info };
-    CHECK(compactor_backend_open(NULL, &backend));
+    /* the tensors below are in host memory, which a CUDA backend does not take */
+    compactor_backend_options backend_options = { .struct_size = sizeof backend_options, .kind = COMPACTOR_BACKEND_CPU };
+    CHECK(compactor_backend_open(&backend_options, &backend));
     CHECK(compactor_backend_describe(backend, &backend_info));
     printf("libcompactor_native %s on the %s\n", compactor_version(), backend_info.description);
 

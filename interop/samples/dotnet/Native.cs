@@ -22,6 +22,7 @@ public static unsafe partial class Native
     [LibraryImport(Library)] public static partial int compactor_set_log(delegate* unmanaged<nint, int, byte*, void> callback, nint userData);
     [LibraryImport(Library)] public static partial int compactor_live_handles(out long count);
     [LibraryImport(Library)] public static partial int compactor_backend_open(BackendOptions* options, out ulong backend);
+    [LibraryImport(Library)] public static partial int compactor_backend_synchronize(ulong backend);
     [LibraryImport(Library)] public static partial int compactor_backend_close(ulong backend);
     [LibraryImport(Library)] public static partial int compactor_options_preset(int preset, ref Options options);
     [LibraryImport(Library)] public static partial int compactor_plan_create(in Shape shape, in Options options, in Budget budgets, int budgetCount, out ulong plan);

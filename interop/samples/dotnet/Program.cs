@@ -7,7 +7,8 @@ unsafe
 {
     const int tokens = 300, queryHeads = 8, kvHeads = 2, dim = 64;
     Check(compactor_set_log(&Log, 0));
-    Check(compactor_backend_open(null, out ulong backend));
+    var open = new BackendOptions { StructSize = (uint)sizeof(BackendOptions), Kind = BackendCpu }; // the arrays below are in host memory
+    Check(compactor_backend_open(&open, out ulong backend));
     Check(compactor_cache_create(backend, new CacheOptions { StructSize = (uint)sizeof(CacheOptions), Layers = 1, KvHeads = kvHeads, HeadDim = dim, Blocks = 32, BlockSize = 32 }, out ulong cache));
     Check(compactor_sequence_create(cache, out ulong sequence));
 

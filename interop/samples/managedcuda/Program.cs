@@ -70,7 +70,7 @@ unsafe
     Check(compactor_compress_layer(backend, plan, layer, Address(workspace.DevicePointer), info.WorkspaceBytes, (int*)Address(indices.DevicePointer), info.KeptPairs,
         (int*)Address(offsets.DevicePointer), kvHeads + 1, Address(keptKeys.DevicePointer), (ulong)info.KeptPairs * dim * sizeof(float), Address(keptValues.DevicePointer),
         (ulong)info.KeptPairs * dim * sizeof(float)));
-    stream.Synchronize();
+    Check(compactor_backend_synchronize(backend)); // waits for the stream, and tells what scoring found
     blas.Dispose();
 
     int[] kept = indices, starts = offsets;

@@ -25,7 +25,7 @@ def main():
     library = cp.Library()
     log = cp.LogCallback(lambda user, level, message: print(message.decode(), file=sys.stderr))
     library.set_log(log, None)
-    backend = cp.handle(library.backend_open, None)
+    backend = cp.handle(library.backend_open, c.byref(cp.BackendOptions(kind=cp.BACKEND_CPU)))  # numpy's arrays are in host memory
 
     random = np.random.default_rng(1)
     # [heads, tokens, dim] underneath, as engines often have it; the views below are not contiguous

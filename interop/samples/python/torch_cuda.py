@@ -1,6 +1,6 @@
 """
 Compresses one layer held in PyTorch CUDA tensors, on PyTorch's stream, without a copy and without a synchronisation before the end. Needs a GPU that PyTorch can
-use and a library with a CUDA backend; says so, with exit status 77, where there is none. COMPACTOR_LIBRARY names the shared library.
+use, and NVRTC or compiled kernels; says so, with exit status 77, where they are not. COMPACTOR_LIBRARY names the shared library.
 """
 
 import ctypes as c
@@ -65,10 +65,11 @@ def main():
             backend, plan, c.byref(inputs), c.c_void_p(workspace.data_ptr()), c.c_uint64(info.workspace_bytes), c.c_void_p(indices.data_ptr()),
             c.c_int64(info.kept_pairs), c.c_void_p(offsets.data_ptr()), c.c_int64(KV_HEADS + 1), c.c_void_p(kept_key.data_ptr()),
             c.c_uint64(kept_key.numel() * 2), c.c_void_p(kept_value.data_ptr()), c.c_uint64(kept_value.numel() * 2))
-        # queued behind it on the same stream: no wait is needed before PyTorch goes on with the results
+        # queued behind it on the same stream: no wait is needed before PyTorch goes on with the results; scoring's verdict on the data comes where the host waits
         lengths = offsets.diff()
         first = indices[: int(lengths[0])].long()
         same = torch.equal(kept_key[: int(lengths[0])], key[first, 0]) and torch.equal(kept_value[: int(lengths[0])], value[first, 0])
+    library.backend_synchronize(backend)
     print(f"kept {lengths.tolist()} of {TOKENS} tokens; survivors are the kept rows: {same}")
     library.plan_destroy(plan)
     library.backend_close(backend)

@@ -84,6 +84,8 @@ public readonly record struct LeverageWeight(double? Fixed)
 /// </summary>
 public sealed record CompressionOptions
 {
+    private const double MaxLeverageWeight = 1e30;
+
     /// <summary>Columns k of the Gaussian sketch Phi [D, k]: 16 to 128 in steps of 16.</summary>
     public required int SketchDimension { get; init; }
 
@@ -129,7 +131,7 @@ public sealed record CompressionOptions
     /// <summary>Lower bound of a standard deviation; 0 for none.</summary>
     public double StandardDeviationFloor { get; init; }
 
-    /// <summary>Weight lambda of the leverage score.</summary>
+    /// <summary>Weight lambda of the leverage score: 0 to 1e30, so that weighted scores are finite in float32.</summary>
     public required LeverageWeight LeverageWeight { get; init; }
 
     /// <summary>Tokens at the start of every sequence that are always kept.</summary>
@@ -177,7 +179,8 @@ public sealed record CompressionOptions
         Defined(nameof(AttentionScope), AttentionScope);
         Finite(nameof(StandardDeviationFloor), StandardDeviationFloor, minimum: 0);
         if (LeverageWeight.Fixed is { } weight)
-            Finite(nameof(LeverageWeight), weight, minimum: 0);
+            if (!(weight >= 0 && weight <= MaxLeverageWeight))
+                throw Invalid(nameof(LeverageWeight), weight, $"a number from 0 to {MaxLeverageWeight}");
         InRange(nameof(ProtectFirst), ProtectFirst, 0, int.MaxValue / 2);
         InRange(nameof(ProtectLast), ProtectLast, 0, int.MaxValue / 2);
         Defined(nameof(ProtectedBudget), ProtectedBudget);

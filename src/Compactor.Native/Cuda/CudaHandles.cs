@@ -2,18 +2,18 @@ using System.Runtime.InteropServices;
 
 namespace Compactor.Native.Cuda;
 
-/// <summary>Something that lives in a context and, where it is ours, keeps it alive.</summary>
+/// <summary>Something that lives in a context and keeps it alive.</summary>
 internal abstract class ContextHandle : SafeHandle
 {
     private readonly bool _holdsContext;
 
-    protected ContextHandle(CudaContext context, nint value, bool owns) : base(0, owns)
+    protected ContextHandle(CudaContext context, nint value) : base(0, ownsHandle: true)
     {
         Context = context;
+        bool holds = false;
+        context.DangerousAddRef(ref holds);
+        _holdsContext = holds;
         SetHandle(value);
-        // What is the caller's is never released here.
-        if (owns)
-            context.DangerousAddRef(ref _holdsContext);
     }
 
     public CudaContext Context { get; }
@@ -37,19 +37,19 @@ internal abstract class ContextHandle : SafeHandle
 }
 
 /// <summary>A loaded module.</summary>
-internal sealed unsafe class ModuleHandle(CudaContext context, nint value) : ContextHandle(context, value, owns: true)
+internal sealed unsafe class ModuleHandle(CudaContext context, nint value) : ContextHandle(context, value)
 {
     protected override int Destroy() => Context.Driver.ModuleUnload(handle);
 }
 
-/// <summary>A stream of ours, or of the caller.</summary>
-internal sealed unsafe class StreamHandle(CudaContext context, nint value, bool owns) : ContextHandle(context, value, owns)
+/// <summary>A stream of ours, or of the caller, which stays when the handle lets go of the context.</summary>
+internal sealed unsafe class StreamHandle(CudaContext context, nint value, bool owns) : ContextHandle(context, value)
 {
-    protected override int Destroy() => Context.Driver.StreamDestroy(handle);
+    protected override int Destroy() => owns ? Context.Driver.StreamDestroy(handle) : DriverApi.Success;
 }
 
 /// <summary>An event.</summary>
-internal sealed unsafe class EventHandle(CudaContext context, nint value) : ContextHandle(context, value, owns: true)
+internal sealed unsafe class EventHandle(CudaContext context, nint value) : ContextHandle(context, value)
 {
     protected override int Destroy() => Context.Driver.EventDestroy(handle);
 }

@@ -28,16 +28,23 @@ public sealed unsafe partial class GpuBackend
         private const int NonFiniteKey = 1, NonFiniteQuery = 2, FactorizationFailed = 3, NonFiniteScore = 4;
 
         private CompactorException? _failure;
+        private long _nonFiniteScores;
         private bool _known;
+
+        public override bool IsKnown => _known || read.HasPassed;
+
+        public override long NonFiniteScores
+        {
+            get
+            {
+                Know();
+                return _nonFiniteScores;
+            }
+        }
 
         public override void ThrowIfFailed()
         {
-            if (!_known)
-            {
-                read.Wait();
-                _failure = Decode(words.View.AsSpan()[0], words.View.AsSpan()[1]);
-                Dispose();
-            }
+            Know();
             if (_failure is not null)
                 throw new CompactorException(_failure.Status, _failure.Message);
         }
@@ -51,6 +58,16 @@ public sealed unsafe partial class GpuBackend
             read.Wait();
             read.Dispose();
             words.Dispose();
+        }
+
+        private void Know()
+        {
+            if (_known)
+                return;
+            read.Wait();
+            ulong nonFiniteScores = words.View.AsSpan()[1];
+            (_failure, _nonFiniteScores) = (Decode(words.View.AsSpan()[0], nonFiniteScores), (long)nonFiniteScores);
+            Dispose();
         }
 
         private CompactorException? Decode(ulong word, ulong nonFiniteScores)

@@ -25,9 +25,18 @@ public sealed class PagedCache : IDisposable
     {
         options.Validate();
         (Backend, Options) = (backend, options);
-        _keys = backend.Allocate<byte>(options.Blocks * options.BlockBytes / 2);
-        _values = backend.Allocate<byte>(options.Blocks * options.BlockBytes / 2);
-        _positions = backend.Allocate<int>((long)options.Blocks * options.BlockSize);
+        try
+        {
+            _keys = backend.Allocate<byte>(options.Blocks * options.BlockBytes / 2);
+            _values = backend.Allocate<byte>(options.Blocks * options.BlockBytes / 2);
+            _positions = backend.Allocate<int>((long)options.Blocks * options.BlockSize);
+        }
+        catch
+        {
+            _keys?.Dispose();
+            _values?.Dispose();
+            throw;
+        }
         // what the process registers comes last: a cache that cannot be had leaves nothing behind
         _pool = new BlockPool(options.Blocks);
         Meter = new Meter("Compactor.Native");

@@ -50,7 +50,7 @@ static void *pointer(void *right, size_t bytes)
     }
 }
 
-/* A struct that holds pointers is never taken from other memory: what it pointed to would be no pointer, which no library can tell. */
+/* A struct is never taken from other memory: what it says of its size and points to would be neither, which no library can tell. */
 static void *struct_pointer(void *right) { return !wrong() ? right : below(2) ? NULL : (unsigned char *)right - 1 - below(3); }
 
 static int64_t count64(int64_t right)
@@ -67,6 +67,13 @@ static int64_t count64(int64_t right)
 }
 
 static int32_t count32(int32_t right) { return (int32_t)count64(right); }
+
+/* A size that is not the struct's; never one a later version could have, for the memory behind is not there. */
+static uint32_t struct_size(size_t right)
+{
+    uint32_t size = (uint32_t)count32((int32_t)right);
+    return size > right && size <= 4096 ? (uint32_t)right + 1 : size;
+}
 
 /* A count that only the caller knows: too small or impossible, never more than there is. */
 static int32_t claim(int32_t right) { return !wrong() ? right : below(2) ? below(right + 1) : INT_MIN + below(4); }
@@ -125,7 +132,7 @@ static compactor_tensor *tensor(int arena, int32_t sequences, int32_t tokens, co
     t.data = pointer((void *)t.data, bytes);
     t.data_bytes = wrong() ? random_bits() % (bytes + 1) : bytes;
     t.element_type = integer(t.element_type);
-    t.struct_size = (uint32_t)count32((int32_t)t.struct_size);
+    t.struct_size = struct_size(sizeof t);
     t.tokens = integer(tokens);
     t.heads = integer(heads);
     t.dim = integer(DIM);
@@ -142,7 +149,7 @@ static compactor_tensor *layer_tensor(int arena, const object *plan, int32_t hea
 
 static compactor_rotary *rotary(int arena, int32_t tokens)
 {
-    compactor_rotary r = { .struct_size = (uint32_t)count32(sizeof r), .style = integer(below(2)), .rotary_dim = integer(DIM), .reserved = integer(0) };
+    compactor_rotary r = { .struct_size = struct_size(sizeof r), .style = integer(below(2)), .rotary_dim = integer(DIM), .reserved = integer(0) };
     switch (below(3)) {
     case 0:
         r.theta = number(10000);
@@ -182,7 +189,7 @@ static compactor_rotary *rotary(int arena, int32_t tokens)
 
 static compactor_layer *layer_inputs(int arena, const object *plan)
 {
-    compactor_layer l = { .struct_size = (uint32_t)count32(sizeof l), .policy = wrong() ? integer(0) : below(5), .policy_seed = random_bits() };
+    compactor_layer l = { .struct_size = struct_size(sizeof l), .policy = wrong() ? integer(0) : below(5), .policy_seed = random_bits() };
     l.key = layer_tensor(arena + 1, plan, KV_HEADS);
     l.value = layer_tensor(arena + 3, plan, KV_HEADS);
     l.query = chance(80) ? layer_tensor(arena + 5, plan, QUERY_HEADS) : NULL;
@@ -217,19 +224,19 @@ static compactor_options *options(int arena)
                          &o->group_reduction, &o->pool_width, &o->attention_scope, &o->leverage_weight_rule, &o->protected_budget, &o->retention_count };
     int32_t *flag = flags[below(12)];
     *flag = integer(*flag);
-    o->struct_size = (uint32_t)count32(sizeof *o);
-    return pointer(o, sizeof *o);
+    o->struct_size = struct_size(sizeof *o);
+    return struct_pointer(o);
 }
 
 static compactor_budget *budgets(int arena, int32_t count)
 {
     compactor_budget *b = flush_buffer(arena, (size_t)count * sizeof *b);
     for (int32_t i = 0; i < count; i++) {
-        b[i].struct_size = (uint32_t)count32(sizeof *b);
+        b[i].struct_size = struct_size(sizeof *b);
         b[i].unit = wrong() ? integer(0) : below(3);
         b[i].amount = number(b[i].unit == COMPACTOR_BUDGET_RETENTION ? below(11) / 10.0 : b[i].unit == COMPACTOR_BUDGET_TOKENS ? 1 + below(40) : 1 + below(20000));
     }
-    return pointer(b, (size_t)count * sizeof *b);
+    return struct_pointer(b);
 }
 
 /* A batch of one or two sequences of a cache. */
@@ -247,7 +254,7 @@ static int32_t layer_index(void) { return integer(below(LAYERS)); }
 static const compactor_paged_view *view(int arena)
 {
     size_t bytes = HOST_BLOCKS * HOST_BLOCK * KV_HEADS * DIM * sizeof(float);
-    compactor_paged_view v = { .struct_size = (uint32_t)count32(sizeof v), .element_type = integer(COMPACTOR_FLOAT32) };
+    compactor_paged_view v = { .struct_size = struct_size(sizeof v), .element_type = integer(COMPACTOR_FLOAT32) };
     rows(arena + 1, bytes / sizeof(float));
     rows(arena + 2, bytes / sizeof(float));
     v.keys = pointer(flush_output(arena + 1, bytes), bytes);
@@ -363,6 +370,8 @@ static void engine_start(void)
     compactor_shape shape = { .struct_size = sizeof shape, .sequences = 1, .cu_seqlens = cu, .query_heads = QUERY_HEADS, .kv_heads = KV_HEADS, .head_dim = DIM };
     compactor_cache_options pages = { .struct_size = sizeof pages, .layers = 1, .kv_heads = KV_HEADS, .head_dim = DIM, .blocks = 32, .block_size = 16 };
     compactor_backend_options cpu = { .struct_size = sizeof cpu, .kind = COMPACTOR_BACKEND_CPU, .threads = 1 };
+    /* every pointer here is to host memory: no backend may be another's */
+    setenv("CUDA_VISIBLE_DEVICES", "", 1);
     must(compactor_backend_open(&cpu, &engine.backend), "open");
     must(compactor_options_preset(COMPACTOR_PRESET_PAPER, &o), "preset");
     must(compactor_plan_create(&shape, &o, &half, 1, &engine.plan), "plan");
@@ -443,7 +452,7 @@ int main(int argc, char **argv)
     make_arenas();
     engine_start();
     engine_answer(engine.first_kept, engine.first_out);
-    long ok = 0, by_status[16] = { 0 };
+    long ok = 0, by_status[COMPACTOR_COMPILATION_FAILED + 1] = { 0 };
     for (long i = 0; i < calls; i++) {
         static const int degrees[] = { 0, 1, 1, 3, 10 };
         wrongness = degrees[below(5)];
@@ -454,7 +463,9 @@ int main(int argc, char **argv)
         uint64_t cache = watched == NULL ? 0 : watched->handle;
         int alive = cache != 0 && compactor_cache_describe(cache, &before) == COMPACTOR_OK;
         compactor_status status = calls_of[which].make();
-        if ((unsigned)status > COMPACTOR_INTERNAL || status == COMPACTOR_INTERNAL || status == COMPACTOR_FORKED)
+        int of_device = status == COMPACTOR_NO_DEVICE || status == COMPACTOR_DEVICE_FAILED;
+        if ((unsigned)status > COMPACTOR_DEVICE_FAILED || status == COMPACTOR_INTERNAL || status == COMPACTOR_FORKED
+            || (of_device && strcmp(calls_of[which].name, "compactor_backend_open") != 0))
             fail(calls_of[which].name, "returned a status it must not");
         by_status[status]++;
         calls_made[which]++;
@@ -484,7 +495,7 @@ int main(int argc, char **argv)
             missed++;
         }
     printf("%ld calls, %ld succeeded; by status:", calls, ok);
-    for (int s = 0; s <= COMPACTOR_INTERNAL; s++)
+    for (int s = 0; s <= COMPACTOR_DEVICE_FAILED; s++)
         printf(" %s %ld", compactor_status_name((compactor_status)s) + sizeof "COMPACTOR_" - 1, by_status[s]);
     printf("; %lld handles left\n", (long long)live);
     /* a run of full length reaches both ends of every function */

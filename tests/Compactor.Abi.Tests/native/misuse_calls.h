@@ -12,14 +12,14 @@ static compactor_status call_live_handles(void)
 static compactor_status call_backend_open(void)
 {
     compactor_backend_options *o = flush_buffer(1, sizeof *o);
-    *o = (compactor_backend_options){ .struct_size = (uint32_t)count32(sizeof *o), .kind = wrong() ? integer(0) : COMPACTOR_BACKEND_CPU, .device = integer(0),
+    *o = (compactor_backend_options){ .struct_size = struct_size(sizeof *o), .kind = wrong() ? integer(0) : COMPACTOR_BACKEND_CPU, .device = integer(0),
                                       .threads = wrong() ? integer(0) % 64 : 1, .simd_bits = integer(0), .reserved = integer(0) };
     o->context = wrong() ? (void *)1 : NULL;
     o->stream = wrong() ? (void *)1 : NULL;
     compactor_backend *out = new_handle();
     if (object_counts[BACKEND] >= 3)
         out = NULL;
-    compactor_status status = compactor_backend_open(chance(80) ? pointer(o, sizeof *o) : NULL, out);
+    compactor_status status = compactor_backend_open(chance(80) ? struct_pointer(o) : NULL, out);
     if (status == COMPACTOR_OK)
         born(BACKEND, &(object){ .handle = *out });
     return status;
@@ -28,9 +28,9 @@ static compactor_status call_backend_open(void)
 static compactor_status call_backend_describe(void)
 {
     compactor_backend_info *info = flush_output(0, sizeof *info);
-    info->struct_size = (uint32_t)count32(sizeof *info);
+    info->struct_size = struct_size(sizeof *info);
     memcpy(outputs[0].before, info, sizeof info->struct_size);
-    return compactor_backend_describe(handle_of(some(BACKEND)), pointer(info, sizeof *info));
+    return compactor_backend_describe(handle_of(some(BACKEND)), struct_pointer(info));
 }
 
 static compactor_status call_backend_synchronize(void) { return compactor_backend_synchronize(handle_of(some(BACKEND))); }
@@ -56,9 +56,9 @@ static compactor_status call_compaction_cancel(void) { return close_one(COMPACTI
 static compactor_status call_options_preset(void)
 {
     compactor_options *o = flush_output(0, sizeof *o);
-    o->struct_size = (uint32_t)count32(sizeof *o);
+    o->struct_size = struct_size(sizeof *o);
     memcpy(outputs[0].before, o, sizeof o->struct_size);
-    return compactor_options_preset(integer(below(3)), pointer(o, sizeof *o));
+    return compactor_options_preset(integer(below(3)), struct_pointer(o));
 }
 
 static compactor_status call_plan_create(void)
@@ -77,7 +77,7 @@ static compactor_status call_plan_create(void)
     if (spoilt)
         cu[below(plan.sequences + 1)] = integer(3);
     compactor_shape *s = flush_buffer(3, sizeof *s);
-    *s = (compactor_shape){ .struct_size = (uint32_t)count32(sizeof *s), .sequences = claim(plan.sequences), .cu_seqlens = pointer(cu, (size_t)(plan.sequences + 1) * sizeof *cu),
+    *s = (compactor_shape){ .struct_size = struct_size(sizeof *s), .sequences = claim(plan.sequences), .cu_seqlens = pointer(cu, (size_t)(plan.sequences + 1) * sizeof *cu),
                             .sequence_ids = chance(30) ? pointer(ids, (size_t)plan.sequences * sizeof *ids) : NULL, .query_heads = integer(QUERY_HEADS), .kv_heads = integer(KV_HEADS),
                             .head_dim = integer(DIM), .element_type = integer(COMPACTOR_FLOAT32), .layer = integer(0), .first_head = integer(0) };
     int32_t count = chance(50) ? 1 : plan.sequences;
@@ -120,9 +120,9 @@ static compactor_status call_plan_create_held(void)
 static compactor_status call_plan_describe(void)
 {
     compactor_plan_info *info = flush_output(0, sizeof *info);
-    info->struct_size = (uint32_t)count32(sizeof *info);
+    info->struct_size = struct_size(sizeof *info);
     memcpy(outputs[0].before, info, sizeof info->struct_size);
-    return compactor_plan_describe(handle_of(some(PLAN)), pointer(info, sizeof *info));
+    return compactor_plan_describe(handle_of(some(PLAN)), struct_pointer(info));
 }
 
 static const object nothing;
@@ -226,13 +226,13 @@ static compactor_status call_compress_layer(void)
 static compactor_status call_cache_create(void)
 {
     compactor_cache_options *o = flush_buffer(1, sizeof *o);
-    *o = (compactor_cache_options){ .struct_size = (uint32_t)count32(sizeof *o), .layers = integer(LAYERS), .kv_heads = integer(KV_HEADS), .head_dim = integer(DIM),
+    *o = (compactor_cache_options){ .struct_size = struct_size(sizeof *o), .layers = integer(LAYERS), .kv_heads = integer(KV_HEADS), .head_dim = integer(DIM),
                                     .element_type = integer(COMPACTOR_FLOAT32), .blocks = integer(48), .block_size = integer(16), .reserved = integer(0) };
     compactor_cache *out = new_handle();
     if (object_counts[CACHE] >= 3)
         out = NULL;
     const object *backend = some(BACKEND);
-    compactor_status status = compactor_cache_create(handle_of(backend), pointer(o, sizeof *o), out);
+    compactor_status status = compactor_cache_create(handle_of(backend), struct_pointer(o), out);
     if (status == COMPACTOR_OK)
         born(CACHE, &(object){ .handle = *out });
     return status;
@@ -241,9 +241,9 @@ static compactor_status call_cache_create(void)
 static compactor_status call_cache_describe(void)
 {
     compactor_cache_info *info = flush_output(0, sizeof *info);
-    info->struct_size = (uint32_t)count32(sizeof *info);
+    info->struct_size = struct_size(sizeof *info);
     memcpy(outputs[0].before, info, sizeof info->struct_size);
-    return compactor_cache_describe(handle_of(some(CACHE)), pointer(info, sizeof *info));
+    return compactor_cache_describe(handle_of(some(CACHE)), struct_pointer(info));
 }
 
 static compactor_status call_sequence_create(void)
@@ -375,16 +375,16 @@ static compactor_status call_tables_create(void)
 static compactor_status call_tables_describe(void)
 {
     compactor_tables_info *info = flush_output(0, sizeof *info);
-    info->struct_size = (uint32_t)count32(sizeof *info);
+    info->struct_size = struct_size(sizeof *info);
     memcpy(outputs[0].before, info, sizeof info->struct_size);
-    return compactor_tables_describe(handle_of(some(TABLES)), pointer(info, sizeof *info));
+    return compactor_tables_describe(handle_of(some(TABLES)), struct_pointer(info));
 }
 
 static const compactor_decode_options *decode_options(int arena)
 {
     compactor_decode_options *o = flush_buffer(arena, sizeof *o);
-    *o = (compactor_decode_options){ .struct_size = (uint32_t)count32(sizeof *o), .reserved = integer(0), .scale = number(0.25), .soft_cap = number(0) };
-    return chance(50) ? pointer(o, sizeof *o) : NULL;
+    *o = (compactor_decode_options){ .struct_size = struct_size(sizeof *o), .reserved = integer(0), .scale = number(0.25), .soft_cap = number(0) };
+    return chance(50) ? struct_pointer(o) : NULL;
 }
 
 static float *attention_out(int arena, int32_t count) { return pointer(flush_output(arena, (size_t)count * sizeof(float)), (size_t)count * sizeof(float)); }
@@ -429,8 +429,8 @@ static compactor_status call_host_cache_compact(void)
 static const compactor_calibration *a_calibration(int arena)
 {
     compactor_calibration *c = flush_buffer(arena, sizeof *c);
-    *c = (compactor_calibration){ .struct_size = (uint32_t)count32(sizeof *c), .samples = integer(3), .alpha = number(-2), .beta = number(-1), .error = number(0.1) };
-    return pointer(c, sizeof *c);
+    *c = (compactor_calibration){ .struct_size = struct_size(sizeof *c), .samples = integer(3), .alpha = number(-2), .beta = number(-1), .error = number(0.1) };
+    return struct_pointer(c);
 }
 
 static compactor_status call_calibration_fit(void)
@@ -438,13 +438,13 @@ static compactor_status call_calibration_fit(void)
     int32_t count = 2 + below(4);
     compactor_calibration_sample *samples = flush_buffer(1, (size_t)count * sizeof *samples);
     for (int32_t i = 0; i < count; i++)
-        samples[i] = (compactor_calibration_sample){ .struct_size = (uint32_t)count32(sizeof *samples), .reserved = integer(0), .retention = number(below(10) / 10.0),
+        samples[i] = (compactor_calibration_sample){ .struct_size = struct_size(sizeof *samples), .reserved = integer(0), .retention = number(below(10) / 10.0),
                                                      .context_nll = number(1 + i), .quality = number(below(11) / 10.0) };
     compactor_calibration *out = flush_output(2, sizeof *out);
-    out->struct_size = (uint32_t)count32(sizeof *out);
+    out->struct_size = struct_size(sizeof *out);
     memcpy(outputs[0].before, out, sizeof out->struct_size);
     /* a fit takes a millisecond: one in eight is of right arguments */
-    return compactor_calibration_fit(chance(88) ? NULL : pointer(samples, (size_t)count * sizeof *samples), claim(count), number(4), pointer(out, sizeof *out));
+    return compactor_calibration_fit(chance(88) ? NULL : struct_pointer(samples), claim(count), number(4), struct_pointer(out));
 }
 
 static compactor_status call_calibration_retention(void)
@@ -473,9 +473,9 @@ static compactor_status call_calibration_save(void) { return chance(80) ? compac
 static compactor_status call_calibration_load(void)
 {
     compactor_calibration *out = flush_output(0, sizeof *out);
-    out->struct_size = (uint32_t)count32(sizeof *out);
+    out->struct_size = struct_size(sizeof *out);
     memcpy(outputs[0].before, out, sizeof out->struct_size);
-    return compactor_calibration_load(path(1), pointer(out, sizeof *out));
+    return compactor_calibration_load(path(1), struct_pointer(out));
 }
 
 static const struct {

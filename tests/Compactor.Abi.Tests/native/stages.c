@@ -286,7 +286,8 @@ int main(void)
     keys = packed(key, TOKENS, KV_HEADS, COMPACTOR_FLOAT32, sizeof(float));
     values = packed(value, TOKENS, KV_HEADS, COMPACTOR_FLOAT32, sizeof(float));
     queries = packed(query, TOKENS, QUERY_HEADS, COMPACTOR_FLOAT32, sizeof(float));
-    CHECK(compactor_backend_open(NULL, &backend));
+    compactor_backend_options cpu = { .struct_size = sizeof cpu, .kind = COMPACTOR_BACKEND_CPU };
+    CHECK(compactor_backend_open(&cpu, &backend));
     CHECK(compactor_options_preset(COMPACTOR_PRESET_PAPER, &options));
     stages_are_the_one_call();
     host_cache_is_compacted_in_place();

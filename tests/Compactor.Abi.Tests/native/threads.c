@@ -117,7 +117,8 @@ int main(int argc, char **argv)
     int32_t cu[] = { 0, TOKENS };
     compactor_cache_options pages = { .struct_size = sizeof pages, .layers = LAYERS, .kv_heads = KV_HEADS, .head_dim = DIM, .blocks = 1024, .block_size = 16 };
     compactor_shape shape = { .struct_size = sizeof shape, .sequences = 1, .cu_seqlens = cu, .query_heads = QUERY_HEADS, .kv_heads = KV_HEADS, .head_dim = DIM };
-    CHECK(compactor_backend_open(NULL, &backend));
+    compactor_backend_options cpu = { .struct_size = sizeof cpu, .kind = COMPACTOR_BACKEND_CPU };
+    CHECK(compactor_backend_open(&cpu, &backend));
     CHECK(compactor_options_preset(COMPACTOR_PRESET_PAPER, &options));
     CHECK(compactor_plan_create(&shape, &options, &budget, 1, &plan));
     CHECK(compactor_cache_create(backend, &pages, &cache));

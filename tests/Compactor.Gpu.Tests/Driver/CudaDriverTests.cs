@@ -45,6 +45,14 @@ public sealed unsafe class CudaDriverTests : IDisposable
         Assert.Equal((0, 0, 0), (Get("fake_alive"), Get("fake_retained"), Get("fake_depth")));
     }
 
+    [Fact]
+    public void A_stream_of_the_caller_lets_go_of_the_primary_context()
+    {
+        using (GpuBackend.Open(Options() with { Stream = 0x78 }))
+            Assert.Equal(1, Get("fake_retained"));
+        Assert.Equal((0, 0, 0), (Get("fake_alive"), Get("fake_retained"), Get("fake_depth")));
+    }
+
     [Theory]
     [InlineData(1)]
     [InlineData(0)] // a device without stream-ordered memory

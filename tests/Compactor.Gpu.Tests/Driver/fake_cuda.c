@@ -6,28 +6,34 @@
 
 typedef void* handle;
 
-static struct { char call[64]; int status; } fault;
+static struct { char call[64]; int status, after; } fault;
 static int version = 12040, capability = 90, pools = 1;
 static int capturing, depth, retained, modules, streams, events, blocks, pinned, allocations, launches;
 static handle current[16];
+static handle context_of_work, stream_of_work; // of the last allocation, copy or launch that names a stream
 static struct { unsigned grid[3], threads, shared; } last;
 
 void fake_reset(int v, int c, int p) { version = v; capability = c; pools = p; fault.call[0] = 0; capturing = allocations = launches = 0; }
 void fake_capture(int on) { capturing = on; }
-void fake_fail(const char* call, int status) { strncpy(fault.call, call, sizeof fault.call - 1); fault.status = status; }
+void fake_fail(const char* call, int status) { strncpy(fault.call, call, sizeof fault.call - 1); fault.status = status; fault.after = 0; }
+// The call works so many times more, and then fails.
+void fake_fail_later(const char* call, int status, int after) { fake_fail(call, status); fault.after = after; }
 int fake_depth(void) { return depth; }
 int fake_retained(void) { return retained; }
 int fake_alive(void) { return modules + streams + events + blocks + pinned; }
 int fake_allocations(void) { return allocations; }
 int fake_launches(void) { return launches; }
+handle fake_context(void) { return context_of_work; }
+handle fake_stream(void) { return stream_of_work; }
 
 // Status of a call: that asked for, or 201 (invalid context) where none is current.
 static int enter(const char* call, int needs_context)
 {
-    if (strcmp(fault.call, call) == 0)
+    if (strcmp(fault.call, call) == 0 && fault.after-- <= 0)
         return fault.status;
     return needs_context && depth == 0 ? 201 : 0;
 }
+static void note(handle stream) { context_of_work = current[depth - 1]; stream_of_work = stream; }
 #define BEGIN(call, needs) int status = enter(call, needs); if (status != 0) return status
 // What CUDA refuses while a stream is captured, on any thread: calls that are not queued or whose result is not known yet, and the stream that waits for all others.
 #define NOT_CAPTURED(condition) if (capturing && (condition)) return 900
@@ -71,8 +77,8 @@ int cuFuncSetAttribute(handle f, int a, int v) { (void)f; (void)a; (void)v; BEGI
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, handle f, int threads, size_t shared) { (void)f; (void)threads; (void)shared; BEGIN("cuOccupancy", 1); *n = 2; return 0; }
 int cuLaunchKernel(handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, handle s, void** p, void** e)
 {
-    (void)f; (void)by; (void)bz; (void)s; (void)p; (void)e;
-    BEGIN("cuLaunchKernel", 1); NOT_CAPTURED(LEGACY(s));
+    (void)f; (void)by; (void)bz; (void)p; (void)e;
+    BEGIN("cuLaunchKernel", 1); NOT_CAPTURED(LEGACY(s)); note(s);
     launches++;
     last.grid[0] = gx; last.grid[1] = gy; last.grid[2] = gz; last.threads = bx; last.shared = shared;
     return 0;
@@ -91,14 +97,14 @@ int cuEventElapsedTime(float* t, handle a, handle b) { (void)a; (void)b; *t = 0;
 static int take(handle* p, size_t n, int* count) { *p = aligned_alloc(256, (n + 255) / 256 * 256); (*count)++; allocations++; return *p ? 0 : 2; }
 int cuMemAlloc_v2(handle* p, size_t n) { BEGIN("cuMemAlloc", 1); NOT_CAPTURED(1); return take(p, n, &blocks); }
 int cuMemFree_v2(handle p) { BEGIN("cuMemFree", 1); NOT_CAPTURED(1); free(p); blocks--; return 0; }
-int cuMemAllocAsync(handle* p, size_t n, handle s) { (void)s; BEGIN("cuMemAllocAsync", 1); NOT_CAPTURED(LEGACY(s)); return pools ? take(p, n, &blocks) : 801; }
+int cuMemAllocAsync(handle* p, size_t n, handle s) { BEGIN("cuMemAllocAsync", 1); NOT_CAPTURED(LEGACY(s)); note(s); return pools ? take(p, n, &blocks) : 801; }
 int cuMemFreeAsync(handle p, handle s) { (void)s; BEGIN("cuMemFreeAsync", 1); NOT_CAPTURED(LEGACY(s)); free(p); blocks--; return 0; }
 int cuMemAllocHost_v2(handle* p, size_t n) { BEGIN("cuMemAllocHost", 1); NOT_CAPTURED(1); return take(p, n, &pinned); }
 int cuMemFreeHost(handle p) { BEGIN("cuMemFreeHost", 1); NOT_CAPTURED(1); free(p); pinned--; return 0; }
 int cuMemGetInfo_v2(size_t* f, size_t* t) { *f = 1000; *t = 2000; return 0; }
-int cuMemcpyHtoDAsync_v2(handle d, const void* s, size_t n, handle st) { (void)st; BEGIN("cuMemcpyHtoDAsync", 1); NOT_CAPTURED(LEGACY(st)); memcpy(d, s, n); return 0; }
-int cuMemcpyDtoHAsync_v2(void* d, handle s, size_t n, handle st) { (void)st; BEGIN("cuMemcpyDtoHAsync", 1); NOT_CAPTURED(LEGACY(st)); memcpy(d, s, n); return 0; }
+int cuMemcpyHtoDAsync_v2(handle d, const void* s, size_t n, handle st) { BEGIN("cuMemcpyHtoDAsync", 1); NOT_CAPTURED(LEGACY(st)); note(st); memcpy(d, s, n); return 0; }
+int cuMemcpyDtoHAsync_v2(void* d, handle s, size_t n, handle st) { BEGIN("cuMemcpyDtoHAsync", 1); NOT_CAPTURED(LEGACY(st)); note(st); memcpy(d, s, n); return 0; }
 int cuMemcpyDtoDAsync_v2(handle d, handle s, size_t n, handle st) { (void)st; BEGIN("cuMemcpyDtoDAsync", 1); NOT_CAPTURED(LEGACY(st)); memcpy(d, s, n); return 0; }
-int cuMemsetD8Async(handle d, unsigned char v, size_t n, handle s) { (void)s; BEGIN("cuMemsetD8Async", 1); NOT_CAPTURED(LEGACY(s)); memset(d, v, n); return 0; }
+int cuMemsetD8Async(handle d, unsigned char v, size_t n, handle s) { BEGIN("cuMemsetD8Async", 1); NOT_CAPTURED(LEGACY(s)); note(s); memset(d, v, n); return 0; }
 int cuDeviceGetDefaultMemPool(handle* p, int d) { (void)d; *p = (handle)0x5000; return 0; }
 int cuMemPoolSetAttribute(handle p, int a, void* v) { (void)p; (void)a; (void)v; return 0; }

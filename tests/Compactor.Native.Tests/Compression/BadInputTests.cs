@@ -108,6 +108,7 @@ public class BadInputTests
                      (paper with { PoolWidth = 4 }, "PoolWidth is 4; use an odd width"),
                      (paper with { StandardDeviationFloor = -1 }, "StandardDeviationFloor is -1"),
                      (paper with { LeverageWeight = double.PositiveInfinity }, "LeverageWeight is"),
+                     (paper with { LeverageWeight = 1e308 }, "LeverageWeight is 1E+308; use a number from 0 to 1E+30"),
                      (paper with { ProtectFirst = -1 }, "ProtectFirst is -1; use 0 or more"),
                      (paper with { ProtectLast = -5 }, "ProtectLast is -5"),
                      (paper with { MinTokensPerHead = -1 }, "MinTokensPerHead is -1"),
