@@ -93,15 +93,15 @@ public sealed unsafe partial class GpuBackend
         Follow();
         Launch(RowMoves.Variant("compact.cu", "compact_in_place", cache.Dim, cache.ElementType),
             RowMoves.InPlace((int)keptOffsets.Length - 1, cache.Dim * cache.ElementType.Size()), new CompactInPlaceParams
-        {
-            Cache = new(cache, default),
-            Tables = (ulong)tables.Address,
-            Kept = (ulong)keptSlots.Address,
-            KeptOffsets = (ulong)keptOffsets.Address,
-            RowStride = rowStride,
-            KvHeads = kvHeads,
-            BlockSize = cache.BlockSize,
-        });
+            {
+                Cache = new(cache, default),
+                Tables = (ulong)tables.Address,
+                Kept = (ulong)keptSlots.Address,
+                KeptOffsets = (ulong)keptOffsets.Address,
+                RowStride = rowStride,
+                KvHeads = kvHeads,
+                BlockSize = cache.BlockSize,
+            });
     }
 
     /// <inheritdoc/>
