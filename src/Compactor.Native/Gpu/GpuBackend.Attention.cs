@@ -16,8 +16,10 @@ public sealed unsafe partial class GpuBackend
         RequireAligned("The query", query);
         RequireAligned("The cache", new TensorView(cache.Keys | cache.Values, cache.ElementType, 0, 0, cache.Dim, cache.BlockStride, cache.SlotStride, cache.HeadStride));
         int group = query.Heads / kvHeads, queryRows = query.Tokens * query.Heads, most = DecodeAttentionLaunch.MostSplits(tables.RowStride, cache.BlockSize);
-        using var sums = Allocate<ulong>((long)queryRows * most);
-        using var values = Allocate<float>((long)queryRows * most * cache.Dim);
+        var layout = new WorkspaceLayout(sizeof(ulong) * (long)queryRows * most, sizeof(float) * (long)queryRows * most * cache.Dim);
+        Follow();
+        using var turn = _workspace.Turn.EnterScope();
+        ulong work = _workspace.Take(layout);
         var parameters = new AttentionParams
         {
             Query = new(query),
@@ -25,8 +27,8 @@ public sealed unsafe partial class GpuBackend
             Tables = new(tables),
             Output = (ulong)output.Address,
             LogSumExp = logSumExp is { } lse ? (ulong)lse.Address : 0,
-            PartialSums = (ulong)sums.View.Address,
-            PartialValues = (ulong)values.View.Address,
+            PartialSums = work + layout[0],
+            PartialValues = work + layout[1],
             Scale = (float)((options.Scale ?? 1 / Math.Sqrt(cache.Dim)) * Math.Log2(Math.E)),
             SoftCap = (float)((options.SoftCap ?? 0) * Math.Log2(Math.E)),
             Sequences = query.Tokens,
@@ -37,11 +39,11 @@ public sealed unsafe partial class GpuBackend
         };
         var kernel = DecodeAttentionLaunch.Variant(cache.Dim, cache.ElementType, group);
         int threads = DecodeAttentionLaunch.Threads(cache.Dim, cache.ElementType), shared = DecodeAttentionLaunch.SharedBytes(cache.Dim, cache.ElementType, group);
-        long work = (long)query.Tokens * kvHeads * DecodeAttentionLaunch.Tiles(group, cache.ElementType) * most;
-        if (work > 0)
+        long items = (long)query.Tokens * kvHeads * DecodeAttentionLaunch.Tiles(group, cache.ElementType) * most;
+        if (items > 0)
         {
             long resident = (long)_driver.Limits.Multiprocessors * Math.Max(1, _driver.Load(kernel).BlocksPerMultiprocessor(threads, shared));
-            Launch(kernel, new LaunchShape((int)Math.Min(work, resident), threads, shared), parameters);
+            Launch(kernel, new LaunchShape((int)Math.Min(items, resident), threads, shared), parameters);
         }
         Launch(DecodeAttentionLaunch.Variant(cache.Dim, cache.ElementType, group, merge: true), DecodeAttentionLaunch.Merge(queryRows), parameters);
     }
