@@ -1,6 +1,6 @@
 // Non-causal attention scores: for KV head h and a chunk of C tokens of one sequence,
-//     a_j = reduction · sum_{g < G} sum_{i in chunk} softmax_j(scale · q_i,g · k_j)      [· ||v_j||, as an option],
-// over the real tokens of the chunk alone. Queries [N, Hq, D], keys and values [N, Hkv, D], scores f32 [N, Hkv], written for the scored tokens:
+//     a_j = reduction · sum_{g < G} sum_{i in chunk} softmax_j(scale · q_i,g · k_j),
+// over the real tokens of the chunk alone. Queries [N, Hq, D], keys [N, Hkv, D], scores f32 [N, Hkv], written for the scored tokens:
 // the host clears the scores first where protected tokens are not scored.
 //
 // Cost: 2·N·Hq·C·D flops, N·Hq·C exponentials, N·(Hq + Hkv)·D elements read. L8 at N = 131,072, C = 256: 275 GFLOP, 1.07 G exp, 1.34 GB, floor 348 us.
@@ -46,13 +46,13 @@ constexpr i32 QUERIES_AT = COLUMN_WARPS * 64 * ROW, ROWS_AT = QUERIES_AT + GROUP
 
 struct AttentionScoresParams
 {
-    Tensor queries, keys, values;
+    Tensor queries, keys;
     u64 cu_seqlens, chunk_starts;   // see chunks.cuh; chunks of COMPACTOR_CHUNK
     u64 scores, status;
     i32 sequences, kv_heads, group, skip_first, skip_last;
     float logit_scale;              // scale · log2(e)
     float reduction;                // 1, or 1/G for the mean of a group
-    u32 weight_by_value_norm;
+    u32 unused;
 };
 
 // Where 16 bytes `unit` of a row are: rows that fill all banks are rotated so that eight (or four, read as float32 pairs) of them never meet in one.
@@ -168,17 +168,6 @@ template <bool Maximum> __device__ __forceinline__ float meet(u32 at)
     for (i32 w = 1; w < COLUMN_WARPS; w++)
         x[0] = Maximum ? fmaxf(x[0], x[w]) : x[0] + x[w];
     return x[0];
-}
-
-__device__ inline float value_norm(const u8* row)
-{
-    float squares = 0;
-    for (i32 d = 0; d < D; d++)
-    {
-        float x = to_f32(((const Element*)row)[d]);
-        squares = fmaf(x, x, squares);
-    }
-    return sqrtf(squares);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scores(const __grid_constant__ AttentionScoresParams p)
@@ -372,16 +361,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
                 store_shared_f32(queries_at + (column_warp * 64 + n * 8 + quad * 2 + c) * 4, sums[n][c]);
         }
     __syncthreads();
-    const u8* values = (const u8*)p.values.address + tensor_offset(p.values, chunk.sequence, chunk.start, chunk.token, head, ELEMENT_BYTES);
     float* scores = (float*)p.scores + (i64)(chunk.start + chunk.token) * p.kv_heads + head;
     for (i32 j = thread; j < count; j += THREADS)
     {
         float sum = 0;
         for (i32 g = 0; g < GROUPS; g++)
             sum += load_shared_f32(keys_at + QUERIES_AT + g * M * ROW + j * 4);
-        sum *= p.reduction;
-        if (p.weight_by_value_norm)
-            sum *= value_norm(values + j * p.values.token_stride * ELEMENT_BYTES);
-        scores[(i64)j * p.kv_heads] = sum;
+        scores[(i64)j * p.kv_heads] = sum * p.reduction;
     }
 }

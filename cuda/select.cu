@@ -1,7 +1,7 @@
 // Segmented top-k: of every segment (a sequence, or a head of one) the `wanted` best scores, ties to the lower (token, head), -0 equal to 0, NaN lowest;
 // kept tokens ascend in each head. radix.cuh says how a segment is cut into strips and how the threshold is found; no score is moved or sorted.
 //
-//     rounds 0, 1, 2 (round 0 is done by fuse where it ran)      threshold key, and how many pairs at it are kept
+//     rounds 0, 1, 2 (fuse has done round 0 where its scores are selected from as they are)      threshold key, and how many pairs at it are kept
 //     select_count      how many pairs of each strip and head lie above the threshold, and at it; the segment's last block finds, by an ordered scan, the strip in
 //                       which the ties run out and the last tie kept, and turns counts into places: an exclusive sum over strips, head by head
 //     select_write      a strip writes its kept tokens from its place on

@@ -1,4 +1,5 @@
 using Compactor.Native.Compression;
+using Compactor.Native.Cuda;
 using Compactor.Native.Paging;
 
 namespace Compactor.Native;
@@ -27,6 +28,23 @@ public abstract partial class KvBackend : IDisposable
     /// <typeparam name="T">Element type.</typeparam>
     /// <param name="length">Elements, 0 or more.</param>
     public abstract BackendBuffer<T> Allocate<T>(long length) where T : unmanaged;
+
+    /// <summary>
+    /// Does ahead what the first compression of a plan would: compiles kernels, uploads tables, sketches and rotations, and makes room for scratch. Afterwards scoring, selection and
+    /// compaction with the plan only queue work. Nothing to do for a backend that has none of these.
+    /// </summary>
+    /// <param name="plan">Shape, options and counts.</param>
+    /// <param name="inputs">As they will be given, except for addresses; what is null will not be given.</param>
+    /// <param name="sketch">Phi that will be given; null for the plan's.</param>
+    public virtual void Prepare(LayerPlan plan, LayerInputs inputs, Sketch? sketch = null) { }
+
+    /// <summary>The same for a ragged plan of slots that a paged cache holds.</summary>
+    /// <param name="plan">Shape, options and counts.</param>
+    /// <param name="slots">Keys, values and positions.</param>
+    /// <param name="undo">The rotation to undo while loading, or null.</param>
+    /// <param name="positionEnd">One more than the highest position stored.</param>
+    /// <param name="sketch">Phi that will be given; null for the plan's.</param>
+    public virtual void PrepareOfSlots(LayerPlan plan, in PagedSlots slots, RotaryEmbedding? undo, int positionEnd, Sketch? sketch = null) { }
 
     /// <summary>
     /// Outlier scores: <c>o_i = ||L⁻¹ x_i||²</c> with <c>X = (Kp - mean)·Phi</c>, <c>XᵀX + eps·I = L·Lᵀ</c>, per head and leverage chunk.
@@ -71,6 +89,10 @@ public abstract partial class KvBackend : IDisposable
     /// <param name="keptIndices">Receives <see cref="LayerPlan.KeptPairs"/> tokens within their sequences, ascending per head, sequence by sequence and head by head.</param>
     /// <param name="keptOffsets">Receives <c>[B·Hkv + 1]</c>: where each head's tokens start.</param>
     public abstract void Select(LayerPlan plan, BufferView<float> scores, BufferView<int> keptIndices, BufferView<int> keptOffsets);
+
+    /// <summary>The same, right after <see cref="Fuse"/> with the same plan, from the scores it left: what it has counted of them need not be counted again.</summary>
+    internal virtual void SelectFused(LayerPlan plan, BufferView<float> scores, BufferView<int> keptIndices, BufferView<int> keptOffsets) =>
+        Select(plan, scores, keptIndices, keptOffsets);
 
     /// <summary>Gathers the survivors of one tensor, in the order of <paramref name="keptIndices"/>.</summary>
     /// <param name="plan">Shape.</param>
@@ -118,6 +140,12 @@ public abstract partial class KvBackend : IDisposable
     /// </summary>
     /// <param name="plan">The plan they were called with.</param>
     public virtual ScoringStatus TakeStatus(LayerPlan plan) => ScoringStatus.Fine;
+
+    /// <summary>
+    /// Where the backend works on a side stream (<see cref="CudaOptions.SideStream"/>), what the caller queues on its own stream from now on waits for what is queued here: called before
+    /// the caller overwrites inputs or reads results, ends a capture, or launches a graph of work captured here. Any other backend has nothing to join.
+    /// </summary>
+    public virtual void Join() { }
 
     /// <summary>Copies elements to an array, once everything queued before is done.</summary>
     /// <param name="source">Backend memory.</param>

@@ -27,10 +27,7 @@ public static class LayerCompressor
                 selection.KeepEverything();
             else
             {
-                (policy ?? SelectionPolicy.Compactor).Score(backend, plan, inputs, sketch, selection);
-                long start = Stopwatch.GetTimestamp();
-                backend.Select(plan, selection.Scores!.View, selection.KeptIndices.View, selection.KeptOffsets.View);
-                selection.Times.Select = Stopwatch.GetElapsedTime(start);
+                Score(backend, plan, inputs, policy ?? SelectionPolicy.Compactor, sketch, selection);
                 selection.Status = backend.TakeStatus(plan);
             }
             return selection;
@@ -40,5 +37,36 @@ public static class LayerCompressor
             selection.Dispose();
             throw;
         }
+    }
+    /// <summary>
+    /// Queues the same into memory of the caller's, and nothing else: once the plan is prepared (<see cref="KvBackend.Prepare(LayerPlan, LayerInputs, Sketch?)"/>, or a first
+    /// call), the backend allocates nothing, copies nothing to or from the host and waits for nothing, so that the work may be captured in a graph. Plan, sketch and rotation must live
+    /// as long as the graph. What scoring finds wrong is told by <see cref="KvBackend.TakeStatus"/>, after the work is queued or the graph launched.
+    /// </summary>
+    /// <param name="backend">Where to compute.</param>
+    /// <param name="plan">Shape, options and counts; it must not keep everything, which takes no scoring.</param>
+    /// <param name="inputs">The layer's cache, in memory the backend can reach.</param>
+    /// <param name="memory">Where scores and results go.</param>
+    /// <param name="policy">What scores; null for <see cref="SelectionPolicy.Compactor"/>.</param>
+    /// <param name="sketch">Phi to use instead of the plan's.</param>
+    /// <exception cref="CompactorException">Inputs or memory do not fit the plan, or the plan keeps everything.</exception>
+    public static void Queue(KvBackend backend, LayerPlan plan, LayerInputs inputs, LayerMemory memory, SelectionPolicy? policy = null, Sketch? sketch = null)
+    {
+        if (plan.KeepsEverything)
+            throw CompactorException.Argument($"Layer {plan.Shape.Layer}: the plan keeps all {plan.KeptPairs} pairs; there is nothing to score. Copy the cache, or lower the budget.");
+        inputs.Validate(plan.Shape);
+        using var selection = new LayerSelection(backend, plan, memory);
+        Score(backend, plan, inputs, policy ?? SelectionPolicy.Compactor, sketch, selection);
+    }
+
+    private static void Score(KvBackend backend, LayerPlan plan, LayerInputs inputs, SelectionPolicy policy, Sketch? sketch, LayerSelection selection)
+    {
+        policy.Score(backend, plan, inputs, sketch, selection);
+        long start = Stopwatch.GetTimestamp();
+        if (policy.EndsWithFusion)
+            backend.SelectFused(plan, selection.Scores!.View, selection.KeptIndices.View, selection.KeptOffsets.View);
+        else
+            backend.Select(plan, selection.Scores!.View, selection.KeptIndices.View, selection.KeptOffsets.View);
+        selection.Times.Select = Stopwatch.GetElapsedTime(start);
     }
 }

@@ -9,6 +9,7 @@ public sealed class LayerPlan
     private readonly long[] _kept, _requested;
     private readonly int[] _keptOfHeads = [];
     private readonly Budget[] _budgets;
+    private Sketch? _sketch;
 
     /// <summary>Checks options, shape and budget together.</summary>
     /// <exception cref="CompactorException">An option is out of range or the budget cannot be met.</exception>
@@ -66,6 +67,9 @@ public sealed class LayerPlan
 
     /// <summary>Shape of the layer.</summary>
     public LayerShape Shape { get; }
+
+    /// <summary>The sketches of the options, drawn at the first use.</summary>
+    internal Sketch Sketch => LazyInitializer.EnsureInitialized(ref _sketch, () => Sketch.Draw(Shape, Options));
 
     /// <summary>Options of the method.</summary>
     public CompressionOptions Options { get; }

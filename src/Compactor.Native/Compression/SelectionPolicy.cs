@@ -65,9 +65,14 @@ public abstract class SelectionPolicy
     /// <param name="selection">Receives scores and stage times.</param>
     public abstract void Score(KvBackend backend, LayerPlan plan, LayerInputs inputs, Sketch? sketch, LayerSelection selection);
 
+    /// <summary>Whether <see cref="Score"/> ends with fusion, whose scores nothing has touched since.</summary>
+    internal virtual bool EndsWithFusion => false;
+
     private sealed class CompactorPolicy(string name, bool useLeverage, bool useAttention) : SelectionPolicy
     {
         public override string Name => name;
+
+        internal override bool EndsWithFusion => true;
 
         public override void Score(KvBackend backend, LayerPlan plan, LayerInputs inputs, Sketch? sketch, LayerSelection selection)
         {
@@ -80,7 +85,7 @@ public abstract class SelectionPolicy
                         $"Layer {plan.Shape.Layer}: leverage needs keys before RoPE. Give key_pre_rope, or the rotation to undo (RoPE theta, or cos and sin tables).");
                 leverage = selection.NewLeverage();
                 backend.Leverage(plan, inputs.KeyPreRope ?? inputs.Key, inputs.KeyPreRope is null ? inputs.Rotary : null,
-                    sketch ?? Sketch.Draw(plan.Shape, plan.Options), leverage.Value);
+                    sketch ?? plan.Sketch, leverage.Value);
                 selection.Times.Leverage = Stopwatch.GetElapsedTime(start);
             }
             if (useAttention && inputs.Query is { } query)

@@ -70,7 +70,10 @@ internal sealed unsafe class CudaDriver : GpuDriver
     /// <summary>The caller's stream.</summary>
     public GpuStream Adopt(nint stream) => CudaStream.Adopt(_context, stream);
 
-    public override nint Allocate(long bytes, GpuStream stream) => _memory.Allocate(bytes, Value(stream));
+    /// <inheritdoc/>
+    /// <exception cref="CompactorException">There is not enough, or the stream is being captured: a graph would use the memory after it has been given back.</exception>
+    public override nint Allocate(long bytes, GpuStream stream) => !((CudaStream)stream).IsCapturing ? _memory.Allocate(bytes, Value(stream))
+        : throw CompactorException.Argument($"{bytes} bytes of device memory are asked for while the stream is being captured into a graph; prepare the plan, or run the operation once, before the capture begins.");
 
     public override void Free(nint address, GpuStream stream) => _memory.Free(address, Value(stream));
 

@@ -2,7 +2,7 @@ namespace Compactor.Native.Cuda;
 
 /// <summary>
 /// Device and page-locked memory of a context. What is given back is kept for the next request of its size on the same stream, where order alone makes reuse safe: a steady
-/// load makes no allocation calls, which some drivers synchronise on, and none while a graph is captured. Sizes are rounded up by at most an eighth.
+/// load makes no allocation calls, which some drivers synchronise on. Sizes are rounded up by at most an eighth.
 /// </summary>
 internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
 {

@@ -12,6 +12,12 @@ public sealed record CudaOptions
     /// <summary>A <c>CUstream</c> of the caller to queue on; it must outlive the backend. 0 for a stream of the backend's own.</summary>
     public nint Stream { get; init; }
 
+    /// <summary>
+    /// Work beside <see cref="Stream"/>, on a stream of the backend's own: each operation waits for what is queued on the caller's stream when it is called, and the caller's stream
+    /// goes on, with the rest of the layer, until <see cref="KvBackend.Join"/> makes it wait.
+    /// </summary>
+    public bool SideStream { get; init; }
+
     /// <summary>Where the driver and NVRTC are looked for.</summary>
     public SearchEnvironment Search { get; init; } = SearchEnvironment.Current;
 

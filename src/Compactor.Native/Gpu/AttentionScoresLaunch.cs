@@ -45,9 +45,9 @@ internal static class AttentionScoresLaunch
 [StructLayout(LayoutKind.Sequential)]
 internal struct AttentionScoresParams
 {
-    public DeviceTensor Queries, Keys, Values;
+    public DeviceTensor Queries, Keys;
     public ulong CuSeqlens, ChunkStarts, Scores, Status;
     public int Sequences, KvHeads, Group, SkipFirst, SkipLast;
     public float LogitScale, Reduction;
-    public uint WeightByValueNorm;
+    public uint Unused;
 }

@@ -2,10 +2,10 @@ using Compactor.Native.Compression;
 
 namespace Compactor.Native.Gpu;
 
-/// <summary>What kernels read of a <see cref="LayerPlan"/>, in device memory: uploaded once, at the first use of the plan.</summary>
+/// <summary>What the backend makes of a <see cref="LayerPlan"/> once, when it is prepared or first used: tables in device memory, launch sizes, and the workspace its operations take.</summary>
 internal sealed class DevicePlan : IDisposable
 {
-    private readonly int _offsets, _sequenceOffsets, _attentionStarts, _leverageStarts, _partStarts, _weights, _ones;
+    private readonly int _offsets, _sequenceOffsets, _attentionStarts, _leverageStarts, _partStarts, _weights, _ones, _headDim;
 
     public DevicePlan(GpuBackend backend, LayerPlan plan)
     {
@@ -15,9 +15,9 @@ internal sealed class DevicePlan : IDisposable
         _offsets = Tables.Add(offsets);
         _sequenceOffsets = shape.IsRagged ? Tables.Add([.. offsets.Where((_, i) => i % shape.KvHeads == 0)]) : _offsets;
         _leverageStarts = Tables.Add(ChunkStarts(plan, options.LeverageChunk, out int leverageChunks));
-        LeverageChunks = leverageChunks;
+        LeverageSegments = (long)leverageChunks * HeadsOfRow(shape);
         _partStarts = Tables.Add(PartStarts(plan, out int longest, out int parts));
-        (LeverageChunkSize, LeverageParts) = (longest, parts);
+        (LeverageChunkSize, LeverageParts) = (longest, (long)parts * HeadsOfRow(shape));
         Leverage = new FuseTerm(Tables, plan, options.LeverageScope, options.LeverageChunk);
         if (!shape.IsRagged)
         {
@@ -40,6 +40,13 @@ internal sealed class DevicePlan : IDisposable
         if (options.SelectionScope == SelectionScope.Sequence && options.MinTokensPerHead > 0)
             Raised = new PairSegments(Tables, shape, shape.KvHeads, true, (b, h) => Math.Min(shape.LengthOf(b, h), options.MinTokensPerHead));
         Tables.Upload(backend);
+        _headDim = shape.HeadDim;
+        bool weighted = Attention is not null && options.WeightByValueNorm;
+        FuseWorkspace = new(Leverage.WorkspaceBytes, Attention?.WorkspaceBytes ?? 0, weighted ? sizeof(float) * (long)shape.Pairs : 0);
+        SelectWorkspace = new(Math.Max(Segments.CountBytes, Raised?.CountBytes ?? 0),
+            options.SelectionScope == SelectionScope.Token ? sizeof(float) * (long)shape.Tokens : Raised is not null ? sizeof(uint) * (long)shape.Pairs : 0);
+        int segments = Math.Max(Segments.Count, Raised?.Count ?? 0);
+        Counters = new(Math.Max(Segments.HistogramBytes, Raised?.HistogramBytes ?? 0), sizeof(uint) * (long)segments, sizeof(uint) * (long)Leverage.Scopes, sizeof(uint) * (long)(Attention?.Scopes ?? 0));
     }
 
     public DeviceTables Tables { get; } = new();
@@ -58,12 +65,14 @@ internal sealed class DevicePlan : IDisposable
     /// <summary>i32 [B + 1], or [B·Hkv + 1] where ragged.</summary>
     public ulong LeverageChunkStarts => Tables.Address(_leverageStarts);
 
-    public int LeverageChunks { get; }
+    /// <summary>(leverage chunk, head) pairs.</summary>
+    public long LeverageSegments { get; }
 
     /// <summary>Parts of leverage chunks before each sequence, as chunks.cuh says.</summary>
     public ulong LeveragePartStarts => Tables.Address(_partStarts);
 
-    public int LeverageParts { get; }
+    /// <summary>Parts of all leverage chunks and heads.</summary>
+    public long LeverageParts { get; }
 
     /// <summary>Tokens of a full leverage chunk; of the longest sequence, where a chunk is a whole sequence.</summary>
     public int LeverageChunkSize { get; }
@@ -91,7 +100,26 @@ internal sealed class DevicePlan : IDisposable
     /// <summary>What competes for each head's minimum; null without one.</summary>
     public PairSegments? Raised { get; }
 
+    /// <summary>Whether fusing leaves the first digit of the threshold that <see cref="Segments"/> select by: they compete by the fused scores themselves, and nothing comes before.</summary>
+    public bool FuseTakesDigits => Whole == Segments && Raised is null && Segments.Count > 0;
+
+    /// <summary>Centers, partial Gram matrices and factors of leverage in two reads.</summary>
+    public WorkspaceLayout LeverageWorkspace(int sketchDim) => new(LeverageSegments * _headDim * sizeof(float),
+        LeverageParts * LeverageLaunch.PartialElements(sketchDim) * sizeof(float), LeverageSegments * LeverageLaunch.FactorBytes(sketchDim));
+
+    /// <summary>Statistics of leverage and of attention scores, and norms of values.</summary>
+    public WorkspaceLayout FuseWorkspace { get; }
+
+    /// <summary>Counts of strips, and the sums or keys that selection derives from scores.</summary>
+    public WorkspaceLayout SelectWorkspace { get; }
+
+    /// <summary>Zero before and after: histograms and counters of segments, counters of the scopes of leverage and of attention scores.</summary>
+    public WorkspaceLayout Counters { get; }
+
     public void Dispose() => Tables.Free();
+
+    /// <summary>Heads that share an entry of the offsets: ragged heads have entries of their own.</summary>
+    private static int HeadsOfRow(LayerShape shape) => shape.IsRagged ? 1 : shape.KvHeads;
 
     private static int[] ChunkStarts(LayerPlan plan, int size, out int chunks)
     {

@@ -44,13 +44,13 @@ internal sealed class FuseTerm
     /// <summary>The launch of a pass over the units of two terms.</summary>
     public static LaunchShape Pass(int units) => new((units + WarpsOfABlock - 1) / WarpsOfABlock, 2, 1, Threads, 0);
 
-    public DeviceFuseTerm Of(DeviceTables tables, BufferView<float> raw, BufferView<byte> workspace, ulong counters) => new()
+    public DeviceFuseTerm Of(DeviceTables tables, BufferView<float> raw, ulong workspace, ulong counters) => new()
     {
         Raw = (ulong)raw.Address,
         UnitStarts = tables.Address(_unitStarts),
         ScopeStarts = tables.Address(_scopeStarts),
-        Partials = (ulong)workspace.Address,
-        Statistics = (ulong)workspace.Address + (ulong)Units * PartialBytes,
+        Partials = workspace,
+        Statistics = workspace + (ulong)Units * PartialBytes,
         Counters = counters,
         Chunk = _chunk,
         PerHead = _perHead ? 1 : 0,

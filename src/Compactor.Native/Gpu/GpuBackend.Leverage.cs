@@ -12,53 +12,74 @@ public sealed unsafe partial class GpuBackend
     /// <inheritdoc/>
     public override void Leverage(LayerPlan plan, in TensorView keys, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage)
     {
-        var shape = plan.Shape;
-        RequireAligned($"Layer {shape.Layer}: key", keys);
-        undo?.Validate(shape);
-        var sketched = new SketchedKeys(shape.HeadDim, keys.ElementType, sketch.Columns, SketchedKeys.RotaryOf(undo), 0);
-        var device = new DeviceKeys { Dense = new(keys) };
-        if (undo is { IsOfPositions: true })
-            device.Rotations = _rotations.Of(undo).OfPositions(Enumerable.Range(0, shape.Sequences).Select(b => shape.LengthOf(b)).DefaultIfEmpty().Max());
-        else if (undo is not null)
-            (device.Rotations, device.RotationsOfBatch) = (_rotations.Of(undo).OfBatch(shape.Tokens), 1);
-        Leverage(plan, sketched, device, undo, sketch, leverage);
+        RequireAligned($"Layer {plan.Shape.Layer}: key", keys);
+        var (sketched, device) = DenseKeys(plan, keys, undo, sketch);
+        Leverage(plan, sketched, device, leverage);
     }
 
     /// <inheritdoc/>
     public override void LeverageOfSlots(LayerPlan plan, in PagedSlots slots, PagedTables tables, RotaryEmbedding? undo, int positionEnd, Sketch sketch, BufferView<float> leverage)
     {
         CheckRagged(plan, slots, tables, undo);
-        undo?.ValidateStored(plan.Shape.HeadDim, positionEnd);
         var cache = slots.Cache;
         RequireAligned($"Layer {plan.Shape.Layer}: the cache", new TensorView(cache.Keys, cache.ElementType, 0, 0, cache.Dim, cache.BlockStride, cache.SlotStride, cache.HeadStride));
-        var sketched = new SketchedKeys(cache.Dim, cache.ElementType, sketch.Columns, SketchedKeys.RotaryOf(undo), cache.BlockSize);
-        Leverage(plan, sketched, new DeviceKeys { Cache = new(cache, slots.Positions), Tables = new(tables), Rotations = undo is null ? 0 : _rotations.Of(undo).OfPositions(positionEnd) },
-            undo, sketch, leverage);
+        var (sketched, device) = SlotKeys(plan, slots, undo, positionEnd, sketch);
+        Leverage(plan, sketched, device with { Tables = new(tables) }, leverage);
     }
 
-    private void Leverage(LayerPlan plan, in SketchedKeys sketched, DeviceKeys keys, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage)
+    private (SketchedKeys Kernel, DeviceKeys Keys) DenseKeys(LayerPlan plan, in TensorView keys, RotaryEmbedding? undo, Sketch sketch)
     {
-        var (device, shape, options) = (_plans.Of(plan), plan.Shape, plan.Options);
+        var shape = plan.Shape;
+        undo?.Validate(shape);
+        var device = Keys(plan, undo, sketch) with { Dense = new(keys) };
+        if (undo is { IsOfPositions: true })
+            device.Rotations = _rotations.Of(undo).OfPositions(Enumerable.Range(0, shape.Sequences).Select(b => shape.LengthOf(b)).DefaultIfEmpty().Max());
+        else if (undo is not null)
+            (device.Rotations, device.RotationsOfBatch) = (_rotations.Of(undo).OfBatch(shape.Tokens), 1);
+        return (new(shape.HeadDim, keys.ElementType, sketch.Columns, SketchedKeys.RotaryOf(undo), 0), device);
+    }
+
+    private (SketchedKeys Kernel, DeviceKeys Keys) SlotKeys(LayerPlan plan, in PagedSlots slots, RotaryEmbedding? undo, int positionEnd, Sketch sketch)
+    {
+        undo?.ValidateStored(plan.Shape.HeadDim, positionEnd);
+        var cache = slots.Cache;
+        var device = Keys(plan, undo, sketch) with { Cache = new(cache, slots.Positions), Rotations = undo is null ? 0 : _rotations.Of(undo).OfPositions(positionEnd) };
+        return (new(cache.Dim, cache.ElementType, sketch.Columns, SketchedKeys.RotaryOf(undo), cache.BlockSize), device);
+    }
+
+    private DeviceKeys Keys(LayerPlan plan, RotaryEmbedding? undo, Sketch sketch)
+    {
+        var shape = plan.Shape;
         RequireHeadDim($"Layer {shape.Layer}", shape.HeadDim);
-        RequirePairs(shape, leverage);
         if (sketch.Dim != shape.HeadDim || (sketch.Count != 1 && sketch.Count != shape.Sequences * shape.KvHeads))
             throw CompactorException.Argument($"The sketch holds {sketch.Count} Phi of {sketch.Dim} rows; the layer needs 1 or {shape.Sequences * shape.KvHeads} of {shape.HeadDim}.");
+        return new()
+        {
+            Phi = (ulong)_sketches.Of(sketch).View.Address,
+            RotaryDim = undo?.RotaryDim ?? 0,
+            KvHeads = shape.KvHeads,
+            PhiPerHead = sketch.Count == 1 ? 0 : 1,
+            Center = plan.Options.CenterKeys ? 1 : 0,
+        };
+    }
+
+    private void Leverage(LayerPlan plan, in SketchedKeys sketched, in DeviceKeys keys, BufferView<float> leverage)
+    {
+        var device = _plans.Of(plan);
+        RequirePairs(plan.Shape, leverage);
+        Follow();
         if (device.SkipFirst + device.SkipLast > 0)
             Clear(leverage);
-        keys.Phi = (ulong)_sketches.Of(sketch).View.Address;
-        keys.RotaryDim = undo?.RotaryDim ?? 0;
-        keys.KvHeads = shape.KvHeads;
-        keys.PhiPerHead = sketch.Count == 1 ? 0 : 1;
-        keys.Center = options.CenterKeys ? 1 : 0;
-        if (LeverageLaunch.Fits(sketched, options.LeverageChunk, _driver.Limits))
+        if (LeverageLaunch.Fits(sketched, plan.Options.LeverageChunk, _driver.Limits))
             LeverageInOneRead(plan, device, sketched, keys, leverage);
         else
-            LeverageInTwoReads(plan, device, sketched, keys, leverage);
+            lock (_workspace.Turn)
+                LeverageInTwoReads(plan, device, sketched, keys, leverage);
     }
 
     private void LeverageInOneRead(LayerPlan plan, DevicePlan device, in SketchedKeys sketched, in DeviceKeys keys, BufferView<float> leverage) =>
         Launch(sketched.Variant("sketch_leverage.cu", "sketch_leverage", plan.Options.LeverageChunk),
-            LeverageLaunch.Chunks(sketched, plan.Options.LeverageChunk, device.LeverageChunks * HeadsOfRow(plan)), new SketchLeverageParams
+            LeverageLaunch.Chunks(sketched, plan.Options.LeverageChunk, device.LeverageSegments), new SketchLeverageParams
             {
                 Keys = keys,
                 CuSeqlens = device.CuSeqlens,
@@ -73,17 +94,16 @@ public sealed unsafe partial class GpuBackend
 
     private void LeverageInTwoReads(LayerPlan plan, DevicePlan device, in SketchedKeys sketched, in DeviceKeys keys, BufferView<float> leverage)
     {
-        long segments = device.LeverageChunks * HeadsOfRow(plan), parts = device.LeverageParts * HeadsOfRow(plan);
+        long segments = device.LeverageSegments, parts = device.LeverageParts;
         int sequences = plan.Shape.CuSeqlens.Count - 1;
-        using var centers = Allocate<float>(segments * sketched.Dim);
-        using var partials = Allocate<float>(parts * LeverageLaunch.PartialElements(sketched.SketchDim));
-        using var factors = Allocate<byte>(segments * LeverageLaunch.FactorBytes(sketched.SketchDim));
+        var layout = device.LeverageWorkspace(sketched.SketchDim);
+        ulong work = _workspace.Take(layout), centers = work + layout[0], partials = work + layout[1], factors = work + layout[2];
         Launch(sketched.Variant("sketch_gram.cu", "sketch_center"), LeverageLaunch.Center(segments), new SketchCenterParams
         {
             Keys = keys,
             CuSeqlens = device.CuSeqlens,
             ChunkStarts = device.LeverageChunkStarts,
-            Centers = (ulong)centers.View.Address,
+            Centers = centers,
             Sequences = sequences,
             ChunkSize = device.LeverageChunkSize,
             SkipFirst = device.SkipFirst,
@@ -95,8 +115,8 @@ public sealed unsafe partial class GpuBackend
             CuSeqlens = device.CuSeqlens,
             ChunkStarts = device.LeverageChunkStarts,
             PartStarts = device.LeveragePartStarts,
-            Centers = (ulong)centers.View.Address,
-            Partials = (ulong)partials.View.Address,
+            Centers = centers,
+            Partials = partials,
             Status = StatusAddress,
             Sequences = sequences,
             ChunkSize = device.LeverageChunkSize,
@@ -108,8 +128,8 @@ public sealed unsafe partial class GpuBackend
             CuSeqlens = device.CuSeqlens,
             ChunkStarts = device.LeverageChunkStarts,
             PartStarts = device.LeveragePartStarts,
-            Partials = (ulong)partials.View.Address,
-            Factors = (ulong)factors.View.Address,
+            Partials = partials,
+            Factors = factors,
             Status = StatusAddress,
             Epsilon = plan.Options.Epsilon,
             Sequences = sequences,
@@ -127,8 +147,8 @@ public sealed unsafe partial class GpuBackend
             CuSeqlens = device.CuSeqlens,
             ChunkStarts = device.LeverageChunkStarts,
             PartStarts = device.LeveragePartStarts,
-            Centers = (ulong)centers.View.Address,
-            Factors = (ulong)factors.View.Address,
+            Centers = centers,
+            Factors = factors,
             Scores = (ulong)leverage.Address,
             Sequences = sequences,
             ChunkSize = device.LeverageChunkSize,
@@ -136,9 +156,6 @@ public sealed unsafe partial class GpuBackend
             SkipLast = device.SkipLast,
         });
     }
-
-    /// <summary>Heads that share an entry of the offsets: ragged heads have entries of their own.</summary>
-    private static long HeadsOfRow(LayerPlan plan) => plan.Shape.IsRagged ? 1 : plan.Shape.KvHeads;
 
     /// <summary>Phi as kernels read it, bfloat16 [count, k, D].</summary>
     private BackendBuffer<ushort> UploadSketch(Sketch sketch)
@@ -162,10 +179,11 @@ public sealed unsafe partial class GpuBackend
         return memory;
     }
 
-    /// <summary>Rows of R/2 cosines and R/2 sines that undo a rotation, each over cos² + sin²: of the batch the embedding is for, or of positions up to the highest seen.</summary>
+    /// <summary>Rows of R/2 cosines and R/2 sines that undo a rotation, each over cos² + sin²: of the batch the embedding is for, or of positions up to the highest seen. Rows outgrown stay, for work and graphs that use them.</summary>
     private sealed class RotationRows(GpuBackend backend, RotaryEmbedding rotary) : IDisposable
     {
-        private BackendBuffer<float>? _batch, _positions;
+        private readonly Stack<BackendBuffer<float>> _positions = [];
+        private BackendBuffer<float>? _batch;
         private int _positionEnd;
 
         /// <summary>Of an embedding with tables or positions of its own, one row a packed token.</summary>
@@ -173,19 +191,19 @@ public sealed unsafe partial class GpuBackend
 
         public ulong OfPositions(int end)
         {
-            if (_positions is null || _positionEnd < end)
+            if (_positions.Count == 0 || _positionEnd < end)
             {
-                _positions?.Dispose();
                 _positionEnd = Math.Max(end, Math.Min(2 * _positionEnd, rotary.StoredPositions));
-                _positions = Make(_positionEnd);
+                _positions.Push(Make(_positionEnd));
             }
-            return (ulong)_positions.View.Address;
+            return (ulong)_positions.Peek().View.Address;
         }
 
         public void Dispose()
         {
             _batch?.Dispose();
-            _positions?.Dispose();
+            while (_positions.TryPop(out var rows))
+                rows.Dispose();
         }
 
         private BackendBuffer<float> Make(int rows)

@@ -10,6 +10,7 @@ public sealed unsafe partial class GpuBackend
     {
         var cache = slots.Cache;
         long all = (long)targets.Rows * mostTokens;
+        Follow();
         Launch(RowMoves.Variant("store.cu", "store_tokens", cache.Dim, cache.ElementType), RowMoves.OverSlots(all), new StoreTokensParams
         {
             Key = new(key),
@@ -30,7 +31,9 @@ public sealed unsafe partial class GpuBackend
         BufferView<int> keptIndices, BufferView<int> keptOffsets, PagedTargets targets)
     {
         var cache = slots.Cache;
-        using var dealt = Deal(cache, keptOffsets, targets);
+        Follow();
+        using var turn = _workspace.Turn.EnterScope();
+        ulong dealt = Deal(cache, keptOffsets, targets);
         Launch(RowMoves.Variant("compact.cu", "store_survivors", cache.Dim, cache.ElementType), RowMoves.OverSlots(keptIndices.Length), new StoreSurvivorsParams
         {
             Key = new(key),
@@ -41,7 +44,7 @@ public sealed unsafe partial class GpuBackend
             FirstPosition = (ulong)tokens.FirstPosition.Address,
             Kept = (ulong)keptIndices.Address,
             KeptOffsets = (ulong)keptOffsets.Address,
-            Dealt = (ulong)dealt.View.Address,
+            Dealt = dealt,
             Survivors = keptIndices.Length,
             Rows = targets.Rows,
             BlockSize = cache.BlockSize,
@@ -52,7 +55,9 @@ public sealed unsafe partial class GpuBackend
     public override void MoveSurvivors(in PagedSlots slots, PagedTables from, BufferView<int> keptSlots, BufferView<int> keptOffsets, PagedTargets targets)
     {
         var cache = slots.Cache;
-        using var dealt = Deal(cache, keptOffsets, targets);
+        Follow();
+        using var turn = _workspace.Turn.EnterScope();
+        ulong dealt = Deal(cache, keptOffsets, targets);
         Launch(RowMoves.Variant("compact.cu", "move_survivors", cache.Dim, cache.ElementType), RowMoves.OverSlots(keptSlots.Length), new MoveSurvivorsParams
         {
             Cache = new(cache, slots.Positions),
@@ -60,7 +65,7 @@ public sealed unsafe partial class GpuBackend
             Targets = new(targets),
             Kept = (ulong)keptSlots.Address,
             KeptOffsets = (ulong)keptOffsets.Address,
-            Dealt = (ulong)dealt.View.Address,
+            Dealt = dealt,
             Survivors = checked((int)keptSlots.Length),
             BlockSize = cache.BlockSize,
         });
@@ -70,6 +75,7 @@ public sealed unsafe partial class GpuBackend
     public override void CopyBlocks(in PagedSlots slots, BufferView<int> from, BufferView<int> to, BufferView<int> counts)
     {
         var cache = slots.Cache;
+        Follow();
         Launch(RowMoves.Variant("copy_blocks.cu", "copy_blocks", cache.Dim, cache.ElementType), RowMoves.OverSlots(from.Length * cache.BlockSize), new CopyBlocksParams
         {
             Cache = new(cache, slots.Positions),
@@ -82,7 +88,9 @@ public sealed unsafe partial class GpuBackend
     }
 
     /// <inheritdoc/>
-    public override void CompactInPlace(in PagedView cache, int kvHeads, BufferView<int> tables, int rowStride, BufferView<int> keptSlots, BufferView<int> keptOffsets) =>
+    public override void CompactInPlace(in PagedView cache, int kvHeads, BufferView<int> tables, int rowStride, BufferView<int> keptSlots, BufferView<int> keptOffsets)
+    {
+        Follow();
         Launch(RowMoves.Variant("compact.cu", "compact_in_place", cache.Dim, cache.ElementType),
             RowMoves.InPlace((int)keptOffsets.Length - 1, cache.Dim * cache.ElementType.Size()), new CompactInPlaceParams
             {
@@ -94,12 +102,14 @@ public sealed unsafe partial class GpuBackend
                 KvHeads = kvHeads,
                 BlockSize = cache.BlockSize,
             });
+    }
 
     /// <inheritdoc/>
     public override void GatherSlots(in PagedSlots slots, PagedTables tables, BufferView<int> offsets, BufferView<byte> keys, BufferView<byte> values, BufferView<int> positions)
     {
         var cache = slots.Cache;
         int room = checked(tables.RowStride * cache.BlockSize);
+        Follow();
         Launch(RowMoves.Variant("gather.cu", "gather_slots", cache.Dim, cache.ElementType), RowMoves.OverSlots(tables.Lengths.Length * room), new GatherSlotsParams
         {
             Cache = new(cache, slots.Positions),
@@ -113,16 +123,18 @@ public sealed unsafe partial class GpuBackend
         });
     }
 
-    /// <summary>Where the blocks dealt to each row start among the reserved.</summary>
-    private BackendBuffer<int> Deal(in PagedView cache, BufferView<int> keptOffsets, PagedTargets targets)
+    private static WorkspaceLayout DealWorkspace(int rows) => new(sizeof(int) * (long)rows);
+
+    /// <summary>Where the blocks dealt to each row start among the reserved, in the workspace.</summary>
+    private ulong Deal(in PagedView cache, BufferView<int> keptOffsets, PagedTargets targets)
     {
-        var dealt = Allocate<int>(targets.Rows);
+        ulong dealt = _workspace.Take(DealWorkspace(targets.Rows));
         int sequences = (int)targets.ReservedStarts.Length;
         Launch(RowMoves.Deal(cache.Dim, cache.ElementType), RowMoves.OverSequences(sequences), new DealBlocksParams
         {
             Targets = new(targets),
             KeptOffsets = (ulong)keptOffsets.Address,
-            Dealt = (ulong)dealt.View.Address,
+            Dealt = dealt,
             Sequences = sequences,
             BlockSize = cache.BlockSize,
         });

@@ -7,6 +7,18 @@ public sealed unsafe partial class GpuBackend
 {
     private readonly Kept<LayerPlan, DevicePlan> _plans;
 
+    private DevicePlan MakePlan(LayerPlan plan)
+    {
+        var (device, shape, options) = (new DevicePlan(this, plan), plan.Shape, plan.Options);
+        if (!LeverageLaunch.Fits(new(shape.HeadDim, shape.ElementType, options.SketchDimension, 0, 0), options.LeverageChunk, _driver.Limits))
+            _workspace.Reserve(device.LeverageWorkspace(options.SketchDimension));
+        _workspace.Reserve(device.FuseWorkspace);
+        _workspace.Reserve(device.SelectWorkspace);
+        _workspace.Reserve(DealWorkspace(shape.Sequences * shape.KvHeads));
+        _counters.Reserve(device.Counters);
+        return device;
+    }
+
     /// <inheritdoc/>
     public override void AttentionScores(LayerPlan plan, in TensorView query, in TensorView key, BufferView<float> attention)
     {
@@ -17,6 +29,7 @@ public sealed unsafe partial class GpuBackend
         RequireAligned($"Layer {shape.Layer}: key", key);
         if (query.ElementType != key.ElementType)
             throw CompactorException.Unsupported($"Layer {shape.Layer}: queries are {query.ElementType} and keys {key.ElementType}; the cuda backend scores queries and keys of one type.");
+        Follow();
         if (device.SkipFirst + device.SkipLast > 0)
             Clear(attention);
         Launch(AttentionScoresLaunch.Variant(shape.HeadDim, key.ElementType, options.AttentionChunk, _driver.Limits),
@@ -45,6 +58,7 @@ public sealed unsafe partial class GpuBackend
         long bytes = plan.KeptPairs * source.Dim * source.ElementType.Size();
         if (destination.Length != bytes)
             throw CompactorException.Argument($"The destination holds {destination.Length} bytes; {plan.KeptPairs} survivors take {bytes}.");
+        Follow();
         Launch(RowMoves.Variant("compact.cu", "compact_dense", source.Dim, source.ElementType), RowMoves.OverSlots(keptIndices.Length), new CompactDenseParams
         {
             Source = new(source),

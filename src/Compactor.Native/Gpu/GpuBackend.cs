@@ -3,24 +3,29 @@ using Compactor.Native.Cuda;
 namespace Compactor.Native.Gpu;
 
 /// <summary>
-/// The operations on a GPU. All are queued on one stream, the caller's or the backend's own, and return at once; what scoring finds wrong with the data is told by
+/// The operations on a GPU. All are queued on one stream, the caller's, one beside it, or the backend's own, and return at once; what scoring finds wrong with the data is told by
 /// <see cref="KvBackend.TakeStatus"/>. Addresses in tensors and caches are device addresses.
 /// </summary>
 public sealed unsafe partial class GpuBackend : KvBackend
 {
     private readonly GpuDriver _driver;
     private readonly GpuStream _stream;
+    private readonly GpuStream? _callers;
     private readonly Uploads _uploads;
+    private readonly Workspace _workspace, _counters;
 
-    internal GpuBackend(GpuDriver driver, GpuStream stream)
+    /// <param name="driver">The device.</param>
+    /// <param name="stream">Where operations are queued.</param>
+    /// <param name="callers">The caller's stream they run beside; null for none.</param>
+    internal GpuBackend(GpuDriver driver, GpuStream stream, GpuStream? callers = null)
     {
-        (_driver, _stream) = (driver, stream);
+        (_driver, _stream, _callers) = (driver, stream, callers);
         _uploads = new Uploads(driver, stream);
-        _plans = new(plan => new DevicePlan(this, plan));
+        _plans = new(MakePlan);
         _extendPlans = new(plan => new DeviceExtendPlan(this, plan));
         _sketches = new(UploadSketch);
         _rotations = new(rotary => new RotationRows(this, rotary));
-        (_histograms, _segmentCounters, _scopeCounters) = (new(this), new(this), new(this));
+        (_workspace, _counters) = (new(driver, stream, zeroed: false), new(driver, stream, zeroed: true));
         _status = Allocate<ulong>(StatusWords);
         Clear(_status.View);
     }
@@ -31,12 +36,15 @@ public sealed unsafe partial class GpuBackend : KvBackend
     public static GpuBackend Open(CudaOptions? options = null)
     {
         options ??= new CudaOptions();
+        if (options.SideStream && options.Stream == 0)
+            throw CompactorException.Argument("SideStream is set, but Stream is 0; give the stream to work beside.");
         var driver = CudaDriver.Open(options);
         try
         {
             // The smallest kernel: without code for this device, or a compiler for it, nothing else would load either.
             driver.Load(RowMoves.Deal(128, ElementType.BFloat16));
-            return new GpuBackend(driver, options.Stream == 0 ? driver.CreateStream() : driver.Adopt(options.Stream));
+            var callers = options.Stream == 0 ? null : driver.Adopt(options.Stream);
+            return callers is null || options.SideStream ? new GpuBackend(driver, driver.CreateStream(), callers) : new GpuBackend(driver, callers);
         }
         catch
         {
@@ -61,6 +69,7 @@ public sealed unsafe partial class GpuBackend : KvBackend
     public override void Upload<T>(ReadOnlySpan<T> source, BufferView<T> destination)
     {
         RequireEqual(source.Length, destination.Length);
+        Follow();
         fixed (T* from = source)
             _uploads.Copy((nint)from, destination.Address, (long)source.Length * sizeof(T));
     }
@@ -69,6 +78,7 @@ public sealed unsafe partial class GpuBackend : KvBackend
     public override void Download<T>(BufferView<T> source, BufferView<T> destination)
     {
         RequireEqual(source.Length, destination.Length);
+        Follow();
         if (source.Length > 0)
             _driver.CopyToHost(source.Address, destination.Address, source.Length * sizeof(T), _stream);
     }
@@ -92,6 +102,13 @@ public sealed unsafe partial class GpuBackend : KvBackend
         FinishBefore(callers);
     }
 
+    /// <inheritdoc/>
+    public override void Join()
+    {
+        if (_callers is not null)
+            FinishBefore(_callers);
+    }
+
     internal void StartAfter(GpuStream callers)
     {
         using var reached = _driver.Record(callers);
@@ -109,10 +126,18 @@ public sealed unsafe partial class GpuBackend : KvBackend
     {
         _stream.Synchronize();
         _uploads.Dispose();
-        foreach (IDisposable memory in (IDisposable[])[_plans, _extendPlans, _sketches, _rotations, _status, _histograms, _segmentCounters, _scopeCounters])
+        foreach (IDisposable memory in (IDisposable[])[_plans, _extendPlans, _sketches, _rotations, _status, _workspace, _counters])
             memory.Dispose();
         _stream.Dispose();
+        _callers?.Dispose();
         _driver.Dispose();
+    }
+
+    /// <summary>What an operation queues waits for what the caller's stream holds.</summary>
+    private void Follow()
+    {
+        if (_callers is not null)
+            StartAfter(_callers);
     }
 
     private GpuStream Adopt(nint stream) => _driver is CudaDriver cuda ? cuda.Adopt(stream) : throw new InvalidOperationException("Only a CUDA device has streams of its callers.");

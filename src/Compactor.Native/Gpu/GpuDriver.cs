@@ -60,6 +60,9 @@ internal abstract unsafe class GpuDriver : IDisposable
             Launch(kernel, shape, p, sizeof(T), stream);
     }
 
+    /// <summary>Says that what is queued from now on touches the slices of a layout in a piece of scratch memory, whose content is undefined, and nothing between them. For devices that check.</summary>
+    public virtual void Carve(nint address, long bytes, WorkspaceLayout layout, GpuStream stream) { }
+
     /// <summary>An event that passes when all that is queued on the stream now is done.</summary>
     public abstract BackendEvent Record(GpuStream stream);
 

@@ -5,7 +5,7 @@ namespace Compactor.Native.Gpu;
 
 /// <summary>
 /// Device copies of host objects: made at the first use of an object and kept as long as it lives. When it is collected, its copy is handed to the backend's thread, which frees
-/// it in the order of its stream.
+/// it in the order of its stream, when it next makes a copy.
 /// </summary>
 /// <param name="make">Makes the copy.</param>
 internal sealed class Kept<TKey, TCopy>(Func<TKey, TCopy> make) : IDisposable where TKey : class where TCopy : class, IDisposable
@@ -15,6 +15,8 @@ internal sealed class Kept<TKey, TCopy>(Func<TKey, TCopy> make) : IDisposable wh
 
     public TCopy Of(TKey key)
     {
+        if (_copies.TryGetValue(key, out var known))
+            return known.Copy;
         Sweep();
         return _copies.GetValue(key, k => new Owner(_abandoned, make(k))).Copy;
     }

@@ -36,9 +36,7 @@ internal static class KernelCatalog
     {
         var (dim, type) = (model.HeadDim, model.ElementType);
         List<PlannedKernel> kernels = [];
-        foreach (string entry in (string[])["deal_blocks", "store_survivors", "move_survivors", "compact_dense"])
-            Add(RowMoves.Variant("compact.cu", entry, dim, type), entry == "deal_blocks" ? RowMoves.OverSequences(1) : RowMoves.OverSlots(1));
-        Add(RowMoves.Variant("compact.cu", "compact_in_place", dim, type), RowMoves.InPlace(1, dim * type.Size()));
+        kernels.AddRange(Compact(dim, type));
         Add(RowMoves.Variant("store.cu", "store_tokens", dim, type), RowMoves.OverSlots(1));
         Add(RowMoves.Variant("copy_blocks.cu", "copy_blocks", dim, type), RowMoves.OverSlots(1));
         Add(RowMoves.Variant("gather.cu", "gather_slots", dim, type), RowMoves.OverSlots(1));
@@ -49,13 +47,7 @@ internal static class KernelCatalog
         Add(AttentionScoresLaunch.Variant(dim, type, options.AttentionChunk, limits), AttentionScoresLaunch.Shape(1, 1, dim, type, options.AttentionChunk, limits));
         if (options.WeightByValueNorm)
             Add(ValueNormsLaunch.Variant(dim, type), ValueNormsLaunch.Shape(1));
-        foreach (string entry in (string[])["fuse_sums", "fuse_squares"])
-            Add(FuseTerm.Variant(entry), FuseTerm.Pass(1));
-        Add(FuseTerm.Variant("fuse_scores"), PairSegments.Pass(1, withDigits: true));
-        foreach (string entry in (string[])["select_digits", "select_count"])
-            Add(PairSegments.Selection(entry), PairSegments.Pass(1, withDigits: true));
-        foreach (string entry in (string[])["select_write", "select_raise", "select_token_sums"])
-            Add(PairSegments.Selection(entry), PairSegments.Pass(1, withDigits: false));
+        kernels.AddRange(FuseAndSelect);
 
         foreach (var attention in (PagedAttentionLaunch[])[PagedAttentionLaunch.Decode(dim, type, model.Group), PagedAttentionLaunch.Extend(dim, type, model.Group)])
         {
@@ -64,6 +56,25 @@ internal static class KernelCatalog
         }
         return kernels;
 
-        void Add(KernelVariant variant, LaunchShape shape) => kernels.Add(new(variant, shape.Threads, shape.SharedBytes));
+        void Add(KernelVariant variant, LaunchShape shape) => kernels.Add(Of(variant, shape));
     }
+
+    /// <summary>The kernels of fusion and selection, which see scores alone.</summary>
+    public static IReadOnlyList<PlannedKernel> FuseAndSelect { get; } =
+    [
+        .. from entry in (string[])["fuse_sums", "fuse_squares"] select Of(FuseTerm.Variant(entry), FuseTerm.Pass(1)),
+        Of(FuseTerm.Variant("fuse_scores"), PairSegments.Pass(1, withDigits: true)),
+        .. from entry in (string[])["select_digits", "select_count"] select Of(PairSegments.Selection(entry), PairSegments.Pass(1, withDigits: true)),
+        .. from entry in (string[])["select_write", "select_raise", "select_token_sums"] select Of(PairSegments.Selection(entry), PairSegments.Pass(1, withDigits: false)),
+    ];
+
+    /// <summary>The kernels that move survivors.</summary>
+    public static IReadOnlyList<PlannedKernel> Compact(int dim, ElementType type) =>
+    [
+        .. from entry in (string[])["deal_blocks", "store_survivors", "move_survivors", "compact_dense"]
+           select Of(RowMoves.Variant("compact.cu", entry, dim, type), entry == "deal_blocks" ? RowMoves.OverSequences(1) : RowMoves.OverSlots(1)),
+        Of(RowMoves.Variant("compact.cu", "compact_in_place", dim, type), RowMoves.InPlace(1, dim * type.Size())),
+    ];
+
+    private static PlannedKernel Of(KernelVariant variant, LaunchShape shape) => new(variant, shape.Threads, shape.SharedBytes);
 }

@@ -23,11 +23,11 @@ internal struct DeviceSegments
 /// <summary>How the pairs of a batch are cut into segments that compete for one count each, and segments into strips and blocks (cuda/radix.cuh).</summary>
 internal sealed class PairSegments
 {
-    public const int Threads = 256, HistogramDigits = 2048, StateBytes = 16;
-    private const int Strip = 512, WarpsOfABlock = 8, SharedBytes = 8256;
+    public const int Threads = 256;
+    private const int HistogramDigits = 2048, StateWords = 4, Strip = 512, WarpsOfABlock = 8, SharedBytes = 8256;
 
-    private readonly int _strips, _blocks, _kept, _heads;
-    private readonly bool _perHead;
+    private readonly int _strips, _blocks, _kept, _states, _heads, _sequences;
+    private readonly bool _perHead, _ragged;
 
     /// <param name="tables">Receives the tables.</param>
     /// <param name="shape">Shape of the batch.</param>
@@ -36,7 +36,7 @@ internal sealed class PairSegments
     /// <param name="counts">How many pairs each segment keeps, by sequence and head (0 where a sequence is one segment).</param>
     public PairSegments(DeviceTables tables, LayerShape shape, int heads, bool perHead, Func<int, int, long> counts)
     {
-        (_heads, _perHead) = (heads, perHead);
+        (_heads, _perHead, _sequences, _ragged) = (heads, perHead, shape.Sequences, shape.IsRagged);
         Count = shape.Sequences * (perHead ? heads : 1);
         var strips = new int[shape.Sequences + 1];
         var blocks = new int[shape.Sequences + 1];
@@ -53,17 +53,22 @@ internal sealed class PairSegments
                 kept[b * segments + i + 1] = checked(kept[b * segments + i] + (int)counts(b, i));
         }
         (Blocks, Entries) = (blocks[^1], strips[^1] * heads);
-        (_strips, _blocks, _kept) = (tables.Add(strips), tables.Add(blocks), tables.Add(kept));
+        (_strips, _blocks, _kept, _states) = (tables.Add(strips), tables.Add(blocks), tables.Add(kept), tables.Add(new int[StateWords * Count]));
     }
 
     /// <summary>Segments.</summary>
     public int Count { get; }
 
+    /// <summary>Bytes of the histograms of all segments.</summary>
+    public long HistogramBytes => sizeof(uint) * (long)HistogramDigits * Count;
+
+    /// <summary>Bytes of the counts of all (strip, head) pairs.</summary>
+    public long CountBytes => sizeof(ulong) * (long)Entries;
+
     /// <summary>Blocks that one pass over all segments takes.</summary>
     public int Blocks { get; }
 
-    /// <summary>(strip, head) pairs.</summary>
-    public int Entries { get; }
+    private int Entries { get; }
 
     public LaunchShape Pass(bool withDigits) => Pass(Blocks, withDigits);
 
@@ -71,14 +76,15 @@ internal sealed class PairSegments
 
     public static KernelVariant Selection(string entry) => new("select.cu", entry);
 
-    /// <summary>As kernels take it, without workspace.</summary>
-    public DeviceSegments Of(DeviceTables tables, LayerShape shape, ulong offsets) => new()
+    /// <summary>As kernels take it, without histograms and counters.</summary>
+    public DeviceSegments Of(DevicePlan device) => new()
     {
-        Pairs = new() { Offsets = offsets, Heads = _heads, Ragged = shape.IsRagged ? 1 : 0 },
-        StripStarts = tables.Address(_strips),
-        BlockStarts = tables.Address(_blocks),
-        KeptStarts = tables.Address(_kept),
-        Sequences = shape.Sequences,
+        Pairs = new() { Offsets = device.CuSeqlens, Heads = _heads, Ragged = _ragged ? 1 : 0 },
+        StripStarts = device.Tables.Address(_strips),
+        BlockStarts = device.Tables.Address(_blocks),
+        KeptStarts = device.Tables.Address(_kept),
+        States = device.Tables.Address(_states),
+        Sequences = _sequences,
         PerHead = _perHead ? 1 : 0,
     };
 

@@ -161,12 +161,12 @@ public static class CacheCompressor
             }
             using var call = CallTables.Held(cache.Backend, tables, cache.Options.BlockSize, out var held);
             var leverage = selection.NewLeverage();
-            cache.Backend.LeverageOfSlots(plan, cache.Slots, held, rotary, positionEnd, sketch ?? Sketch.Draw(plan.Shape, plan.Options), leverage);
+            cache.Backend.LeverageOfSlots(plan, cache.Slots, held, rotary, positionEnd, sketch ?? plan.Sketch, leverage);
             var status = cache.Backend.Fuse(plan, leverage, null, default, selection.NewFused());
             if (status.NonFiniteScores > 0)
                 throw new CompactorException(CompactorStatus.NonFinite,
                     $"Layer {layer}: {status.NonFiniteScores} scores are not finite, the first at slot {status.Token} of sequence {status.Sequence}, KV head {status.Head}, though keys are; their magnitudes overflow float32.");
-            cache.Backend.Select(plan, selection.Scores!.View, selection.KeptIndices.View, selection.KeptOffsets.View);
+            cache.Backend.SelectFused(plan, selection.Scores!.View, selection.KeptIndices.View, selection.KeptOffsets.View);
             selection.Status = cache.Backend.TakeStatus(plan);
             return selection;
         }

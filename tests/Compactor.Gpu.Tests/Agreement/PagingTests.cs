@@ -98,6 +98,65 @@ public class PagingTests
     }
 
     [Fact]
+    public unsafe void A_layer_beside_the_callers_work_waits_for_its_inputs_and_the_caller_for_its_end()
+    {
+        var layer = TestLayer.Random(5, [60, 30], 4, 2, 64, ElementType.BFloat16);
+        var plan = new LayerPlan(layer.Shape, CompressionPresets.Paper with { SketchDimension = 16 }, Budget.Retention(0.4));
+        using var plain = new Device();
+        using var selection = LayerCompressor.Select(plain.Backend, plan, plain.Copy(layer.Inputs));
+        int[] expected = plain.Backend.Read(selection.KeptIndices.View);
+        for (ulong seed = 1; seed <= 20; seed++)
+        {
+            using var device = new Device(seed, beside: true);
+            var (driver, callers) = (device.Driver, device.Stream);
+            // The caller writes the inputs, on its own stream, over what lies there; then over them again.
+            var inputs = device.Copy(TestLayer.Random(6, [60, 30], 4, 2, 64, ElementType.BFloat16).Inputs);
+            var memory = new LayerMemory(device.New<byte>(LayerMemory.WorkspaceBytes(plan)), device.New<int>(plan.KeptPairs), device.New<int>(5));
+            device.Backend.Prepare(plan, inputs);
+            using var ready = device.Backend.Record();
+            ready.Wait();
+            (TensorView Copy, TensorView Host)[] tensors = [(inputs.Key, layer.Inputs.Key), (inputs.Value, layer.Inputs.Value), (inputs.KeyPreRope!.Value, layer.Inputs.KeyPreRope!.Value), (inputs.Query!.Value, layer.Inputs.Query!.Value)];
+            foreach (var (copy, host) in tensors)
+            {
+                long bytes = (long)host.Tokens * host.Heads * host.Dim * 2;
+                nint pinned = driver.AllocateHost(bytes);
+                Buffer.MemoryCopy((void*)host.Address, (void*)pinned, bytes, bytes);
+                driver.CopyToDevice(pinned, copy.Address, bytes, callers);
+            }
+            LayerCompressor.Queue(device.Backend, plan, inputs, memory);
+            device.Backend.Join();
+            foreach (var (copy, host) in tensors)
+                driver.Fill(copy.Address, 0x3f, (long)host.Tokens * host.Heads * host.Dim * 2, callers);
+            nint kept = driver.AllocateHost(sizeof(int) * plan.KeptPairs);
+            driver.CopyToHost(memory.KeptIndices.Address, kept, sizeof(int) * plan.KeptPairs, callers);
+            callers.Synchronize();
+            Assert.Equal(expected, new Span<int>((void*)kept, expected.Length).ToArray());
+        }
+        GC.KeepAlive(layer);
+    }
+
+    [Fact]
+    public void A_layer_beside_the_callers_work_is_captured_with_it()
+    {
+        var layer = TestLayer.Random(5, [60, 30], 4, 2, 64, ElementType.BFloat16);
+        var plan = new LayerPlan(layer.Shape, CompressionPresets.Paper with { SketchDimension = 16 }, Budget.Retention(0.4));
+        using var device = new Device(beside: true);
+        var inputs = device.Copy(layer.Inputs);
+        var memory = new LayerMemory(device.New<byte>(LayerMemory.WorkspaceBytes(plan)), device.New<int>(plan.KeptPairs), device.New<int>(5));
+        device.Backend.Prepare(plan, inputs);
+        device.Driver.Capture(device.Stream, () =>
+        {
+            LayerCompressor.Queue(device.Backend, plan, inputs, memory);
+            device.Backend.Join();
+        }).Launch(device.Stream);
+        int[] actual = device.Backend.Read(memory.KeptIndices);
+        using var selection = LayerCompressor.Select(device.Backend, plan, inputs);
+        Assert.Equal(device.Backend.Read(selection.KeptIndices.View), actual);
+        Assert.Throws<InvalidOperationException>(() => device.Driver.Capture(device.Stream, () => LayerCompressor.Queue(device.Backend, plan, inputs, memory)));
+        GC.KeepAlive(layer);
+    }
+
+    [Fact]
     public void A_prefill_that_is_not_finite_changes_nothing()
     {
         var layer = TestLayer.Random(2, [100], 2, 2, 64);

@@ -30,9 +30,12 @@ public class SelectionTests
         {
             var scores = device.New<float>(plan.Shape.Pairs);
             device.Backend.Fuse(plan, withLeverage ? device.Copy<float>(leverage) : null, withAttention ? device.Copy<float>(attention) : null, device.Copy(layer.Inputs.Value), scores);
+            var (indices, offsets) = KeptLists(device, plan);
+            device.Backend.SelectFused(plan, scores, indices, offsets);
             using var status = device.Backend.TakeStatus(plan);
             status.ThrowIfFailed();
             float[] actual = device.Backend.Read(scores);
+            AssertKept(device, plan, actual, indices, offsets);
             float[] expected = Fuse(reference, plan, withLeverage ? leverage : null, withAttention ? attention : null, layer.Inputs.Value);
             Assert.Equal(expected.Select(float.IsPositiveInfinity), actual.Select(float.IsPositiveInfinity));
             Assert.InRange(Arrays.RelativeError([.. actual.Where(float.IsFinite)], [.. expected.Where(float.IsFinite)]), 0, 1e-6);
@@ -88,7 +91,10 @@ public class SelectionTests
                 using var device = new Device();
                 using var cpu = new CpuBackend(1);
                 var scores = device.New<float>(shape.Pairs);
+                var (indices, offsets) = KeptLists(device, plan);
                 device.Backend.Fuse(plan, device.Copy<float>(leverage), null, default, scores);
+                device.Backend.SelectFused(plan, scores, indices, offsets);
+                AssertKept(device, plan, device.Backend.Read(scores), indices, offsets);
                 float[] actual = device.Backend.Read(scores), expected = Fuse(cpu, plan, leverage, null, default);
                 Assert.Equal(expected.Select(float.IsPositiveInfinity), actual.Select(float.IsPositiveInfinity));
                 Assert.InRange(Arrays.RelativeError([.. actual.Where(float.IsFinite)], [.. expected.Where(float.IsFinite)]), 0, 1e-6);
@@ -98,13 +104,20 @@ public class SelectionTests
 
     private static void AssertSelection(Device device, LayerPlan plan, float[] scores)
     {
-        using var cpu = new CpuBackend(1);
-        int rows = plan.Shape.Sequences * plan.Shape.KvHeads;
-        BufferView<int> indices = device.New<int>(plan.KeptPairs), offsets = device.New<int>(rows + 1);
+        var (indices, offsets) = KeptLists(device, plan);
         device.Backend.Select(plan, device.Copy<float>(scores), indices, offsets);
+        AssertKept(device, plan, scores, indices, offsets);
+    }
+
+    private static (BufferView<int> Indices, BufferView<int> Offsets) KeptLists(Device device, LayerPlan plan) =>
+        (device.New<int>(plan.KeptPairs), device.New<int>(plan.Shape.Sequences * plan.Shape.KvHeads + 1));
+
+    private static void AssertKept(Device device, LayerPlan plan, float[] scores, BufferView<int> indices, BufferView<int> offsets)
+    {
+        using var cpu = new CpuBackend(1);
         using var expectedScores = cpu.Allocate<float>(scores.Length);
         using var expectedIndices = cpu.Allocate<int>(plan.KeptPairs);
-        using var expectedOffsets = cpu.Allocate<int>(rows + 1);
+        using var expectedOffsets = cpu.Allocate<int>(offsets.Length);
         scores.CopyTo(expectedScores.View.AsSpan());
         cpu.Select(plan, expectedScores.View, expectedIndices.View, expectedOffsets.View);
         Assert.Equal(expectedOffsets.View.AsSpan().ToArray(), device.Backend.Read(offsets));

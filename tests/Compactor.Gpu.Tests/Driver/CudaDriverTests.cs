@@ -151,7 +151,7 @@ public sealed unsafe class CudaDriverTests : IDisposable
     }
 
     [Fact]
-    public void A_steady_load_neither_allocates_nor_waits()
+    public void A_steady_load_neither_allocates_nor_waits_and_may_be_captured()
     {
         using var backend = GpuBackend.Open(Options());
         var shape = new LayerShape([0, 700, 1000], 8, 2, 128, ElementType.BFloat16);
@@ -162,24 +162,63 @@ public sealed unsafe class CudaDriverTests : IDisposable
             var key = TensorView.Packed(memory.View.Address, ElementType.BFloat16, 1000, 2, 128);
             using BackendBuffer<float> leverage = backend.Allocate<float>(2000), attention = backend.Allocate<float>(2000), scores = backend.Allocate<float>(2000);
             using BackendBuffer<int> indices = backend.Allocate<int>(plan.KeptPairs), offsets = backend.Allocate<int>(5);
+            using var survivors = backend.Allocate<byte>(plan.KeptPairs * 256);
             var sketch = Sketch.Draw(shape, preset);
             Once();
             int asked = Get("fake_allocations"), before = Get("fake_launches");
-            // Waiting would fail.
-            Fail("cuStreamSynchronize", 700);
+            // Waiting, asking and allocating would fail.
+            Capture(true);
             Once();
+            Capture(false);
             Assert.Equal(asked, Get("fake_allocations"));
-            Assert.InRange(Get("fake_launches") - before, 7, 16);
-            Fail("", 0);
+            Assert.InRange(Get("fake_launches") - before, 8, 16);
 
             void Once()
             {
                 backend.Leverage(plan, key, null, sketch, leverage.View);
                 backend.AttentionScores(plan, key with { Heads = 8, TokenStride = 1024 }, key, attention.View);
                 backend.Fuse(plan, leverage.View, attention.View, key, scores.View);
-                backend.Select(plan, scores.View, indices.View, offsets.View);
+                backend.SelectFused(plan, scores.View, indices.View, offsets.View);
+                backend.Compact(plan, key, indices.View, offsets.View, survivors.View);
             }
         }
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(0)] // a device without stream-ordered memory
+    public void A_prepared_plan_is_captured_and_another_says_what_to_do(int pools)
+    {
+        Reset(12040, 90, pools);
+        using var backend = GpuBackend.Open(Options());
+        var shape = new LayerShape([0, 700, 1000], 8, 2, 128, ElementType.BFloat16);
+        using var memory = backend.Allocate<byte>(1000 * 8 * 128 * 2);
+        var key = TensorView.Packed(memory.View.Address, ElementType.BFloat16, 1000, 2, 128);
+        var inputs = new LayerInputs { Key = key, Value = key, Query = TensorView.Packed(memory.View.Address, ElementType.BFloat16, 1000, 8, 128), Rotary = RotaryEmbedding.FromTheta(10000, 128) };
+        var plan = new LayerPlan(shape, CompressionPresets.KvPress, Budget.Retention(0.5));
+        using var scratch = backend.Allocate<byte>(LayerMemory.WorkspaceBytes(plan));
+        using BackendBuffer<int> indices = backend.Allocate<int>(plan.KeptPairs), offsets = backend.Allocate<int>(5);
+        var given = new LayerMemory(scratch.View, indices.View, offsets.View);
+        Capture(true);
+        Assert.Contains("is being captured into a graph; prepare", Assert.Throws<CompactorException>(() => LayerCompressor.Queue(backend, plan, inputs, given)).Message);
+        Capture(false);
+        backend.Prepare(plan, inputs);
+        (int asked, int before) = (Get("fake_allocations"), Get("fake_launches"));
+        Assert.Equal(0, before);
+        Capture(true);
+        LayerCompressor.Queue(backend, plan, inputs, given);
+        Capture(false);
+        Assert.Equal(asked, Get("fake_allocations"));
+        Assert.InRange(Get("fake_launches"), 8, 16);
+    }
+
+    [Fact]
+    public void A_side_stream_needs_a_stream_to_be_beside()
+    {
+        Assert.Contains("SideStream is set, but Stream is 0", Assert.Throws<CompactorException>(() => GpuBackend.Open(Options() with { SideStream = true })).Message);
+        using (var backend = GpuBackend.Open(Options() with { SideStream = true, Stream = 0x78 }))
+            backend.Join();
+        Assert.Equal((0, 0, 0), (Get("fake_alive"), Get("fake_retained"), Get("fake_depth")));
     }
 
     private CudaOptions Options() => new()
@@ -190,6 +229,8 @@ public sealed unsafe class CudaDriverTests : IDisposable
     };
 
     private void Reset(int version, int capability, int pools) => ((delegate* unmanaged<int, int, int, void>)NativeLibrary.GetExport(_fake, "fake_reset"))(version, capability, pools);
+
+    private void Capture(bool on) => ((delegate* unmanaged<int, void>)NativeLibrary.GetExport(_fake, "fake_capture"))(on ? 1 : 0);
 
     private int Get(string name) => ((delegate* unmanaged<int>)NativeLibrary.GetExport(_fake, name))();
 

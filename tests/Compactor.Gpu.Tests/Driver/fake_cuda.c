@@ -8,12 +8,13 @@ typedef void* handle;
 
 static struct { char call[64]; int status, after; } fault;
 static int version = 12040, capability = 90, pools = 1;
-static int depth, retained, modules, streams, events, blocks, pinned, allocations, launches;
+static int capturing, depth, retained, modules, streams, events, blocks, pinned, allocations, launches;
 static handle current[16];
 static handle context_of_work, stream_of_work; // of the last allocation, copy or launch that names a stream
 static struct { unsigned grid[3], threads, shared; } last;
 
-void fake_reset(int v, int c, int p) { version = v; capability = c; pools = p; fault.call[0] = 0; allocations = launches = 0; }
+void fake_reset(int v, int c, int p) { version = v; capability = c; pools = p; fault.call[0] = 0; capturing = allocations = launches = 0; }
+void fake_capture(int on) { capturing = on; }
 void fake_fail(const char* call, int status) { strncpy(fault.call, call, sizeof fault.call - 1); fault.status = status; fault.after = 0; }
 // The call works so many times more, and then fails.
 void fake_fail_later(const char* call, int status, int after) { fake_fail(call, status); fault.after = after; }
@@ -34,10 +35,13 @@ static int enter(const char* call, int needs_context)
 }
 static void note(handle stream) { context_of_work = current[depth - 1]; stream_of_work = stream; }
 #define BEGIN(call, needs) int status = enter(call, needs); if (status != 0) return status
+// What CUDA refuses while a stream is captured, on any thread: calls that are not queued or whose result is not known yet, and the stream that waits for all others.
+#define NOT_CAPTURED(condition) if (capturing && (condition)) return 900
+#define LEGACY(s) ((s) == 0 || (s) == (handle)1)
 
 int cuGetErrorName(int e, const char** s)
 {
-    *s = e == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : e == 201 ? "CUDA_ERROR_INVALID_CONTEXT" : e == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" : e == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : e == 701 ? "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES" : e == 209 ? "CUDA_ERROR_NO_BINARY_FOR_GPU" : "CUDA_ERROR_OTHER";
+    *s = e == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : e == 201 ? "CUDA_ERROR_INVALID_CONTEXT" : e == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION" : e == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : e == 701 ? "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES" : e == 900 ? "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED" : e == 209 ? "CUDA_ERROR_NO_BINARY_FOR_GPU" : "CUDA_ERROR_OTHER";
     return 0;
 }
 int cuGetErrorString(int e, const char** s) { *s = e == 2 ? "out of memory" : e == 700 ? "an illegal memory access was encountered" : "an error"; return 0; }
@@ -61,7 +65,7 @@ int cuCtxGetDevice(int* d) { BEGIN("cuCtxGetDevice", 1); *d = 0; return 0; }
 int cuModuleLoadDataEx(handle* m, const void* image, unsigned n, int* o, void** v)
 {
     (void)o; (void)v; (void)n;
-    BEGIN("cuModuleLoadDataEx", 1);
+    BEGIN("cuModuleLoadDataEx", 1); NOT_CAPTURED(1);
     modules++;
     *m = (handle)image;
     return memcmp(image, "\177ELF", 4) == 0 ? 0 : 200;
@@ -74,33 +78,33 @@ int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, handle f, int threads, s
 int cuLaunchKernel(handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, handle s, void** p, void** e)
 {
     (void)f; (void)by; (void)bz; (void)p; (void)e;
-    BEGIN("cuLaunchKernel", 1); note(s);
+    BEGIN("cuLaunchKernel", 1); NOT_CAPTURED(LEGACY(s)); note(s);
     launches++;
     last.grid[0] = gx; last.grid[1] = gy; last.grid[2] = gz; last.threads = bx; last.shared = shared;
     return 0;
 }
 int cuStreamCreate(handle* s, unsigned flags) { (void)flags; BEGIN("cuStreamCreate", 1); streams++; *s = (handle)0x3000; return 0; }
 int cuStreamDestroy_v2(handle s) { (void)s; BEGIN("cuStreamDestroy", 1); streams--; return 0; }
-int cuStreamSynchronize(handle s) { (void)s; BEGIN("cuStreamSynchronize", 1); return 0; }
-int cuStreamWaitEvent(handle s, handle e, unsigned f) { (void)s; (void)e; (void)f; BEGIN("cuStreamWaitEvent", 1); return 0; }
-int cuStreamIsCapturing(handle s, int* c) { (void)s; *c = 0; BEGIN("cuStreamIsCapturing", 1); return 0; }
+int cuStreamSynchronize(handle s) { (void)s; BEGIN("cuStreamSynchronize", 1); NOT_CAPTURED(1); return 0; }
+int cuStreamWaitEvent(handle s, handle e, unsigned f) { (void)s; (void)e; (void)f; BEGIN("cuStreamWaitEvent", 1); NOT_CAPTURED(LEGACY(s)); return 0; }
+int cuStreamIsCapturing(handle s, int* c) { (void)s; *c = capturing; BEGIN("cuStreamIsCapturing", 1); return 0; }
 int cuEventCreate(handle* e, unsigned flags) { (void)flags; BEGIN("cuEventCreate", 1); events++; *e = (handle)0x4000; return 0; }
 int cuEventDestroy_v2(handle e) { (void)e; BEGIN("cuEventDestroy", 1); events--; return 0; }
-int cuEventRecord(handle e, handle s) { (void)e; (void)s; BEGIN("cuEventRecord", 1); return 0; }
-int cuEventQuery(handle e) { (void)e; BEGIN("cuEventQuery", 1); return 0; }
-int cuEventSynchronize(handle e) { (void)e; BEGIN("cuEventSynchronize", 1); return 0; }
+int cuEventRecord(handle e, handle s) { (void)e; (void)s; BEGIN("cuEventRecord", 1); NOT_CAPTURED(LEGACY(s)); return 0; }
+int cuEventQuery(handle e) { (void)e; BEGIN("cuEventQuery", 1); NOT_CAPTURED(1); return 0; }
+int cuEventSynchronize(handle e) { (void)e; BEGIN("cuEventSynchronize", 1); NOT_CAPTURED(1); return 0; }
 int cuEventElapsedTime(float* t, handle a, handle b) { (void)a; (void)b; *t = 0; return 0; }
 static int take(handle* p, size_t n, int* count) { *p = aligned_alloc(256, (n + 255) / 256 * 256); (*count)++; allocations++; return *p ? 0 : 2; }
-int cuMemAlloc_v2(handle* p, size_t n) { BEGIN("cuMemAlloc", 1); return take(p, n, &blocks); }
-int cuMemFree_v2(handle p) { BEGIN("cuMemFree", 1); free(p); blocks--; return 0; }
-int cuMemAllocAsync(handle* p, size_t n, handle s) { BEGIN("cuMemAllocAsync", 1); note(s); return pools ? take(p, n, &blocks) : 801; }
-int cuMemFreeAsync(handle p, handle s) { (void)s; BEGIN("cuMemFreeAsync", 1); free(p); blocks--; return 0; }
-int cuMemAllocHost_v2(handle* p, size_t n) { BEGIN("cuMemAllocHost", 1); return take(p, n, &pinned); }
-int cuMemFreeHost(handle p) { BEGIN("cuMemFreeHost", 1); free(p); pinned--; return 0; }
+int cuMemAlloc_v2(handle* p, size_t n) { BEGIN("cuMemAlloc", 1); NOT_CAPTURED(1); return take(p, n, &blocks); }
+int cuMemFree_v2(handle p) { BEGIN("cuMemFree", 1); NOT_CAPTURED(1); free(p); blocks--; return 0; }
+int cuMemAllocAsync(handle* p, size_t n, handle s) { BEGIN("cuMemAllocAsync", 1); NOT_CAPTURED(LEGACY(s)); note(s); return pools ? take(p, n, &blocks) : 801; }
+int cuMemFreeAsync(handle p, handle s) { (void)s; BEGIN("cuMemFreeAsync", 1); NOT_CAPTURED(LEGACY(s)); free(p); blocks--; return 0; }
+int cuMemAllocHost_v2(handle* p, size_t n) { BEGIN("cuMemAllocHost", 1); NOT_CAPTURED(1); return take(p, n, &pinned); }
+int cuMemFreeHost(handle p) { BEGIN("cuMemFreeHost", 1); NOT_CAPTURED(1); free(p); pinned--; return 0; }
 int cuMemGetInfo_v2(size_t* f, size_t* t) { *f = 1000; *t = 2000; return 0; }
-int cuMemcpyHtoDAsync_v2(handle d, const void* s, size_t n, handle st) { BEGIN("cuMemcpyHtoDAsync", 1); note(st); memcpy(d, s, n); return 0; }
-int cuMemcpyDtoHAsync_v2(void* d, handle s, size_t n, handle st) { BEGIN("cuMemcpyDtoHAsync", 1); note(st); memcpy(d, s, n); return 0; }
-int cuMemcpyDtoDAsync_v2(handle d, handle s, size_t n, handle st) { (void)st; BEGIN("cuMemcpyDtoDAsync", 1); memcpy(d, s, n); return 0; }
-int cuMemsetD8Async(handle d, unsigned char v, size_t n, handle s) { BEGIN("cuMemsetD8Async", 1); note(s); memset(d, v, n); return 0; }
+int cuMemcpyHtoDAsync_v2(handle d, const void* s, size_t n, handle st) { BEGIN("cuMemcpyHtoDAsync", 1); NOT_CAPTURED(LEGACY(st)); note(st); memcpy(d, s, n); return 0; }
+int cuMemcpyDtoHAsync_v2(void* d, handle s, size_t n, handle st) { BEGIN("cuMemcpyDtoHAsync", 1); NOT_CAPTURED(LEGACY(st)); note(st); memcpy(d, s, n); return 0; }
+int cuMemcpyDtoDAsync_v2(handle d, handle s, size_t n, handle st) { (void)st; BEGIN("cuMemcpyDtoDAsync", 1); NOT_CAPTURED(LEGACY(st)); memcpy(d, s, n); return 0; }
+int cuMemsetD8Async(handle d, unsigned char v, size_t n, handle s) { BEGIN("cuMemsetD8Async", 1); NOT_CAPTURED(LEGACY(s)); note(s); memset(d, v, n); return 0; }
 int cuDeviceGetDefaultMemPool(handle* p, int d) { (void)d; *p = (handle)0x5000; return 0; }
 int cuMemPoolSetAttribute(handle p, int a, void* v) { (void)p; (void)a; (void)v; return 0; }

@@ -16,6 +16,7 @@ internal static unsafe class SimtApi
     private static readonly delegate* unmanaged<nint, nint, ulong, byte*, uint, int> s_upload = (delegate* unmanaged<nint, nint, ulong, byte*, uint, int>)Export("simt_upload");
     private static readonly delegate* unmanaged<nint, nint, ulong, byte*, uint, int> s_download = (delegate* unmanaged<nint, nint, ulong, byte*, uint, int>)Export("simt_download");
     private static readonly delegate* unmanaged<nint, int, ulong, byte*, uint, int> s_fill = (delegate* unmanaged<nint, int, ulong, byte*, uint, int>)Export("simt_fill");
+    private static readonly delegate* unmanaged<nint, ulong, int, byte*, uint, int> s_protect = (delegate* unmanaged<nint, ulong, int, byte*, uint, int>)Export("simt_protect");
 
     /// <summary>Runs a launch to its end.</summary>
     /// <exception cref="CompactorException">The kernel did what it must not; the message says what and where.</exception>
@@ -51,6 +52,12 @@ internal static unsafe class SimtApi
     {
         byte* error = stackalloc byte[ErrorCapacity];
         Check(s_fill(to, value, (ulong)bytes, error, ErrorCapacity), error);
+    }
+
+    public static void Protect(nint address, long bytes, bool usable)
+    {
+        byte* error = stackalloc byte[ErrorCapacity];
+        Check(s_protect(address, (ulong)bytes, usable ? 1 : 0, error, ErrorCapacity), error);
     }
 
     private static nint Export(string name) => NativeLibrary.GetExport(s_library, name);

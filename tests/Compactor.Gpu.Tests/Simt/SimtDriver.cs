@@ -22,7 +22,9 @@ internal sealed unsafe class SimtDriver(ulong seed = 1, ulong arithmeticSeed = 1
     private readonly HashSet<nint> _allocated = [];
     private readonly HashSet<nint> _pinned = [];
     private ulong _launches = seed << 32;
+    private readonly HashSet<KernelVariant> _loaded = [];
     private volatile CompactorException? _failure;
+    private volatile SimtCapture? _capture;
 
     /// <summary>Taken by whoever queues or runs work.</summary>
     public Lock Lock { get; } = new();
@@ -53,8 +55,34 @@ internal sealed unsafe class SimtDriver(ulong seed = 1, ulong arithmeticSeed = 1
         }
     }
 
+    /// <summary>Captures what an action queues on a stream.</summary>
+    public SimtCapture Capture(SimtStream stream, Action work)
+    {
+        var capture = stream.Capture = _capture = new SimtCapture(stream);
+        try
+        {
+            work();
+        }
+        finally
+        {
+            stream.Capture = _capture = null;
+        }
+        capture.End();
+        return capture;
+    }
+
+    /// <summary>Throws while something is captured.</summary>
+    internal void RefuseInCapture(string call)
+    {
+        if (_capture is not null)
+            throw new InvalidOperationException($"{call} was called while a stream is captured.");
+    }
+
     public override GpuKernel Load(KernelVariant variant)
     {
+        lock (Lock)
+            if (_loaded.Add(variant))
+                RefuseInCapture($"cuModuleLoad of {variant}");
         nint module = s_modules.GetOrAdd(variant.Module, _ => new(() => NativeLibrary.Load(SimtCompiler.Compile(variant)))).Value;
         if (!NativeLibrary.TryGetExport(module, $"simt_entry_{variant.Entry}", out nint entry))
             throw new CompactorException(CompactorStatus.CompilationFailed, $"{variant.Source} has no entry point '{variant.Entry}'.");
@@ -65,6 +93,7 @@ internal sealed unsafe class SimtDriver(ulong seed = 1, ulong arithmeticSeed = 1
 
     public override nint Allocate(long bytes, GpuStream stream)
     {
+        RefuseInCapture("cuMemAlloc");
         nint address = SimtApi.Allocate(bytes);
         lock (Lock)
             _allocated.Add(address);
@@ -73,6 +102,7 @@ internal sealed unsafe class SimtDriver(ulong seed = 1, ulong arithmeticSeed = 1
 
     public override void Free(nint address, GpuStream stream)
     {
+        RefuseInCapture("cuMemFree");
         lock (Lock)
             if (!_allocated.Remove(address))
                 throw new InvalidOperationException($"0x{address:x} is not allocated; it was freed before, or never came from this driver.");
@@ -81,6 +111,7 @@ internal sealed unsafe class SimtDriver(ulong seed = 1, ulong arithmeticSeed = 1
 
     public override nint AllocateHost(long bytes)
     {
+        RefuseInCapture("cuMemAllocHost");
         nint address = (nint)NativeMemory.AlignedAlloc((nuint)bytes, 256);
         NativeMemory.Fill((void*)address, (nuint)bytes, 0xff);
         lock (Lock)
@@ -90,17 +121,35 @@ internal sealed unsafe class SimtDriver(ulong seed = 1, ulong arithmeticSeed = 1
 
     public override void FreeHost(nint address)
     {
+        RefuseInCapture("cuMemFreeHost");
         lock (Lock)
             if (!_pinned.Remove(address))
                 throw new InvalidOperationException($"0x{address:x} is not page-locked memory of this driver.");
         NativeMemory.AlignedFree((void*)address);
     }
 
-    public override void CopyToDevice(nint source, nint destination, long bytes, GpuStream stream) => ((SimtStream)stream).Enqueue(() => SimtApi.Upload(destination, source, bytes));
+    public override void CopyToDevice(nint source, nint destination, long bytes, GpuStream stream)
+    {
+        RefuseInCapture("cuMemcpyHtoD");
+        ((SimtStream)stream).Enqueue(() => SimtApi.Upload(destination, source, bytes));
+    }
 
-    public override void CopyToHost(nint source, nint destination, long bytes, GpuStream stream) => ((SimtStream)stream).Enqueue(() => SimtApi.Download(destination, source, bytes));
+    public override void CopyToHost(nint source, nint destination, long bytes, GpuStream stream)
+    {
+        RefuseInCapture("cuMemcpyDtoH");
+        ((SimtStream)stream).Enqueue(() => SimtApi.Download(destination, source, bytes));
+    }
 
     public override void Fill(nint address, byte value, long bytes, GpuStream stream) => ((SimtStream)stream).Enqueue(() => SimtApi.Fill(address, value, bytes));
+
+    /// <summary>Fills the memory with 0xFF bytes, and the slices alone may be touched.</summary>
+    public override void Carve(nint address, long bytes, WorkspaceLayout layout, GpuStream stream) => ((SimtStream)stream).Enqueue(() =>
+    {
+        SimtApi.Protect(address, bytes, usable: false);
+        SimtApi.Fill(address, 0xff, bytes);
+        foreach (var (start, sliceBytes) in layout.Slices)
+            SimtApi.Protect(address + (nint)start, (sliceBytes + 15) / 16 * 16, usable: true);
+    });
 
     public override void Launch(GpuKernel kernel, LaunchShape shape, void* parameters, int parameterBytes, GpuStream stream)
     {
@@ -141,7 +190,18 @@ internal sealed unsafe class SimtDriver(ulong seed = 1, ulong arithmeticSeed = 1
         return recorded;
     }
 
-    public override void Wait(GpuStream stream, BackendEvent recorded) => ((SimtStream)stream).Enqueue(((SimtEvent)recorded).Reach);
+    public override void Wait(GpuStream stream, BackendEvent recorded)
+    {
+        var (waiting, reached) = ((SimtStream)stream, (SimtEvent)recorded);
+        if (waiting.Capture is not null && reached.Capture != waiting.Capture)
+            throw new InvalidOperationException("A captured stream waits for an event that is not captured with it.");
+        if (reached.Capture is { } capture)
+        {
+            waiting.Capture = capture;
+            capture.Join(waiting, reached.Stream, reached.Position);
+        }
+        waiting.Enqueue(reached.Reach);
+    }
 
     public override void Dispose()
     {

@@ -11,10 +11,18 @@ internal sealed class SimtStream(SimtDriver driver) : GpuStream
 {
     private readonly Queue<Action> _work = [];
 
+    /// <summary>What takes the work instead of the queue; null where nothing is captured.</summary>
+    public SimtCapture? Capture { get; set; }
+
     public void Enqueue(Action work)
     {
         lock (driver.Lock)
         {
+            if (Capture is { } capture)
+            {
+                capture.Add(this, work);
+                return;
+            }
             _work.Enqueue(work);
             for (int steps = driver.Hurry(); steps > 0 && _work.Count > 0; steps--)
                 Step();
@@ -35,6 +43,7 @@ internal sealed class SimtStream(SimtDriver driver) : GpuStream
 
     public override void Synchronize()
     {
+        driver.RefuseInCapture("cuStreamSynchronize");
         while (Step())
         {
         }
@@ -54,6 +63,13 @@ internal sealed class SimtEvent(SimtDriver driver, SimtStream stream) : BackendE
 {
     private volatile bool _passed;
 
+    /// <summary>The capture it was recorded in, if any, and how much that held.</summary>
+    public SimtCapture? Capture { get; } = stream.Capture;
+
+    public int Position { get; } = stream.Capture?.Count ?? 0;
+
+    public SimtStream Stream => stream;
+
     /// <summary>What the stream does when it comes to the point.</summary>
     public void Pass() => _passed = true;
 
@@ -61,6 +77,7 @@ internal sealed class SimtEvent(SimtDriver driver, SimtStream stream) : BackendE
     {
         get
         {
+            driver.RefuseInCapture("cuEventQuery");
             if (!_passed)
                 stream.Step(); // time goes by between two questions
             driver.ThrowIfFailed();
@@ -78,6 +95,7 @@ internal sealed class SimtEvent(SimtDriver driver, SimtStream stream) : BackendE
 
     public override void Wait()
     {
+        driver.RefuseInCapture("cuEventSynchronize");
         Reach();
         driver.ThrowIfFailed();
     }

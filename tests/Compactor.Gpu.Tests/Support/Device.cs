@@ -10,13 +10,21 @@ internal sealed class Device : IDisposable
 {
     private readonly List<IDisposable> _held = [];
 
-    public Device(ulong seed = 1, int architecture = 90, bool checksRaces = false)
+    /// <param name="seed">Of the emulator.</param>
+    /// <param name="architecture">Compute capability.</param>
+    /// <param name="checksRaces">Whether data races are looked for.</param>
+    /// <param name="beside">Whether the backend works on a side stream, beside <see cref="Stream"/>.</param>
+    public Device(ulong seed = 1, int architecture = 90, bool checksRaces = false, bool beside = false)
     {
-        var driver = new SimtDriver(seed, seed, architecture) { ChecksRaces = checksRaces };
-        (Driver, Backend) = (driver, new GpuBackend(driver, driver.CreateStream()));
+        Driver = new SimtDriver(seed, seed, architecture) { ChecksRaces = checksRaces };
+        Stream = (SimtStream)Driver.CreateStream();
+        Backend = beside ? new GpuBackend(Driver, Driver.CreateStream(), Stream) : new GpuBackend(Driver, Stream);
     }
 
-    public GpuDriver Driver { get; }
+    public SimtDriver Driver { get; }
+
+    /// <summary>The caller's stream.</summary>
+    public SimtStream Stream { get; }
 
     public GpuBackend Backend { get; }
 
@@ -34,6 +42,13 @@ internal sealed class Device : IDisposable
         var memory = Hold(Backend.Allocate<T>(values.Length));
         Backend.Upload(values, memory.View);
         return memory.View;
+    }
+
+    /// <summary>Other content for a copy.</summary>
+    public unsafe void Overwrite(in TensorView copy, in TensorView host)
+    {
+        long bytes = (long)host.Tokens * host.Heads * host.Dim * host.ElementType.Size();
+        Backend.Upload(new ReadOnlySpan<byte>((void*)host.Address, checked((int)bytes)), new BufferView<byte>(copy.Address, bytes));
     }
 
     public BufferView<T> New<T>(long length) where T : unmanaged => Hold(Backend.Allocate<T>(length)).View;

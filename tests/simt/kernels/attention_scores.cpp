@@ -17,11 +17,11 @@ struct Case
 {
     std::vector<i32> lengths;
     i32 group, heads, skip_first, skip_last;
-    bool mean, norms;
+    bool mean;
     double scale;
 };
 
-static std::vector<double> reference(const Case& c, const HostTensor& q, const HostTensor& k, const HostTensor& v)
+static std::vector<double> reference(const Case& c, const HostTensor& q, const HostTensor& k)
 {
     std::vector<double> scores(c_tokens(c.lengths) * (size_t)c.heads, 0.0);
     i32 start = 0;
@@ -43,12 +43,6 @@ static std::vector<double> reference(const Case& c, const HostTensor& q, const H
                         for (i32 j = 0; j < count; j++)
                             scores[(size_t)((start + token + j) * c.heads + h)] += logits[(size_t)j] / sum / (c.mean ? c.group : 1);
                     }
-            for (i32 h = 0; c.norms && h < c.heads; h++)
-                for (i32 j = 0; j < count; j++) {
-                    double squares = 0;
-                    for (i32 d = 0; d < D; d++) squares += v.at(start + token + j, h, d) * v.at(start + token + j, h, d);
-                    scores[(size_t)((start + token + j) * c.heads + h)] *= std::sqrt(squares);
-                }
         }
         start += length;
     }
@@ -61,7 +55,7 @@ struct Launched
     u64 status;
 };
 
-static Launched launch(const Case& c, const HostTensor& q, const HostTensor& k, const HostTensor& v)
+static Launched launch(const Case& c, const HostTensor& q, const HostTensor& k)
 {
     Batch batch(c.lengths, CHUNK, c.skip_first, c.skip_last);
     simt::Array<float> scores(c_tokens(c.lengths) * (size_t)c.heads);
@@ -70,7 +64,6 @@ static Launched launch(const Case& c, const HostTensor& q, const HostTensor& k, 
     AttentionScoresParams p{};
     p.queries = q.tensor();
     p.keys = k.tensor();
-    if (c.norms) p.values = v.tensor();
     p.cu_seqlens = batch.cu_seqlens.address();
     p.chunk_starts = batch.chunk_starts.address();
     p.scores = scores.address();
@@ -82,7 +75,6 @@ static Launched launch(const Case& c, const HostTensor& q, const HostTensor& k, 
     p.skip_last = c.skip_last;
     p.logit_scale = (float)(c.scale * 1.4426950408889634);
     p.reduction = c.mean ? 1.0f / (float)c.group : 1;
-    p.weight_by_value_norm = c.norms;
     LAUNCH(attention_scores, {(u32)(batch.chunks * c.heads)}, {THREADS}, SHARED, p);
     return {scores.values(), status[0]};
 }
@@ -90,11 +82,11 @@ static Launched launch(const Case& c, const HostTensor& q, const HostTensor& k, 
 static void check(const Case& c, unsigned schedules)
 {
     i32 tokens = (i32)c_tokens(c.lengths);
-    HostTensor q(tokens, c.heads * c.group, D, 11, 1.0f), k(tokens, c.heads, D, 12, 0.5f), v(tokens, c.heads, D, 13, 2.0f);
-    std::vector<double> expected = reference(c, q, k, v);
+    HostTensor q(tokens, c.heads * c.group, D, 11, 1.0f), k(tokens, c.heads, D, 12, 0.5f);
+    std::vector<double> expected = reference(c, q, k);
     std::vector<float> first;
     simt::over_schedules(schedules, [&] {
-        Launched run = launch(c, q, k, v);
+        Launched run = launch(c, q, k);
         CHECK(run.status == 0);
         CHECK_CLOSE(run.scores, expected, TOLERANCE);
         if (first.empty()) first = run.scores;
@@ -105,22 +97,22 @@ static void check(const Case& c, unsigned schedules)
 // The first bad place in batch order, keys before queries.
 static void check_status()
 {
-    Case c{{70, 40}, 2, 2, 0, 0, false, false, 0.3};
+    Case c{{70, 40}, 2, 2, 0, 0, false, 0.3};
     HostTensor q(110, 4, D, 1, 1.0f), k(110, 2, D, 2, 1.0f);
     q.set(90, 1, 5, INFINITY);
     q.set(81, 3, D - 1, -INFINITY);
-    CHECK(launch(c, q, k, k).status == packed(STATUS_NON_FINITE_QUERY, 81, 3));
+    CHECK(launch(c, q, k).status == packed(STATUS_NON_FINITE_QUERY, 81, 3));
     k.set(100, 0, 0, NAN);
     k.set(75, 1, 7, INFINITY);
-    CHECK(launch(c, q, k, k).status == packed(STATUS_NON_FINITE_KEY, 75, 1));
+    CHECK(launch(c, q, k).status == packed(STATUS_NON_FINITE_KEY, 75, 1));
 }
 
 int main()
 {
     return simt::test([] {
-        check({{CHUNK + 37}, 2, 1, 0, 0, false, false, 1}, 3);
-        check({{0, 1, CHUNK / 2 + 1, 0, 17}, 3, 2, 0, 0, true, true, 0.5}, 2);
-        check({{CHUNK / 2 + 20, 9}, 1, 2, 8, 4, false, true, 0.25}, 2);
+        check({{CHUNK + 37}, 2, 1, 0, 0, false, 1}, 3);
+        check({{0, 1, CHUNK / 2 + 1, 0, 17}, 3, 2, 0, 0, true, 0.5}, 2);
+        check({{CHUNK / 2 + 20, 9}, 1, 2, 8, 4, false, 0.25}, 2);
         check_status();
     });
 }

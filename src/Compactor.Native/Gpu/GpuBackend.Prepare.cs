@@ -1,0 +1,45 @@
+using Compactor.Native.Compression;
+
+namespace Compactor.Native.Gpu;
+
+/// <summary>What is done before a layer's compression, so that the compression itself only queues work.</summary>
+public sealed unsafe partial class GpuBackend
+{
+    /// <inheritdoc/>
+    public override void Prepare(LayerPlan plan, LayerInputs inputs, Sketch? sketch = null)
+    {
+        var (shape, options, limits) = (plan.Shape, plan.Options, _driver.Limits);
+        inputs.Validate(shape);
+        if (inputs.KeyPreRope is not null || inputs.Rotary is not null)
+            PrepareLeverage(plan, DenseKeys(plan, inputs.KeyPreRope ?? inputs.Key, inputs.KeyPreRope is null ? inputs.Rotary : null, sketch ?? plan.Sketch).Kernel);
+        if (inputs.Query is not null)
+            _driver.Load(AttentionScoresLaunch.Variant(shape.HeadDim, inputs.Key.ElementType, options.AttentionChunk, limits));
+        if (inputs.Query is not null && options.WeightByValueNorm)
+            _driver.Load(ValueNormsLaunch.Variant(shape.HeadDim, inputs.Value.ElementType));
+        PrepareSelection(plan, shape.HeadDim, inputs.Key.ElementType);
+    }
+
+    /// <inheritdoc/>
+    public override void PrepareOfSlots(LayerPlan plan, in PagedSlots slots, RotaryEmbedding? undo, int positionEnd, Sketch? sketch = null)
+    {
+        PrepareLeverage(plan, SlotKeys(plan, slots, undo, positionEnd, sketch ?? plan.Sketch).Kernel);
+        PrepareSelection(plan, slots.Cache.Dim, slots.Cache.ElementType);
+    }
+
+    private void PrepareLeverage(LayerPlan plan, SketchedKeys sketched)
+    {
+        if (!LeverageLaunch.Fits(sketched, plan.Options.LeverageChunk, _driver.Limits))
+            _workspace.Reserve(_plans.Of(plan).LeverageWorkspace(sketched.SketchDim));
+        foreach (var kernel in LeverageLaunch.Plan(sketched, plan.Options.LeverageChunk, _driver.Limits))
+            _driver.Load(kernel.Variant);
+    }
+
+    private void PrepareSelection(LayerPlan plan, int dim, ElementType type)
+    {
+        _plans.Of(plan);
+        foreach (var kernel in KernelCatalog.FuseAndSelect.Concat(KernelCatalog.Compact(dim, type)))
+            _driver.Load(kernel.Variant);
+        // A graph captured on the caller's stream is launched there, and finds what was uploaded here.
+        Join();
+    }
+}
