@@ -9,7 +9,7 @@
 //
 // extend_attention   grid: SMs·blocks an SM   threads: 32·WARPS   shared: AttentionShape<WARPS, TileRows>::SHARED_BYTES (decode_attention.cu has the formula), TileRows = WARPS·rows, halved for 16-bit elements with D > 128
 // extend_merge       grid: ceil(Nq·Hq / 4)    threads: 128        shared: 0
-//   (bf16, D 128: 82432 bytes, 207 to 210 registers; two blocks an SM on sm_90, one on sm_80, 86, 89)
+//   (bf16, D 128: 82432 bytes, 207 to 210 registers; two blocks an SM on sm_80 and sm_90, one on sm_86, 89)
 // Workspace: (sum of T over sequences with T·G <= 64)·Hq·most_splits·(D + 2)·4 bytes; partial_starts [B] counts those tokens before each sequence.
 #include "attention.cuh"
 

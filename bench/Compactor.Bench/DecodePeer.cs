@@ -66,7 +66,7 @@ internal static class DecodePeer
         (double, float[]) Once()
         {
             long start = Stopwatch.GetTimestamp();
-            backend.DecodeAttention(cache, query, KvHeads, new PagedTables(tables.View, perRow, lengths.View), new DecodeOptions(), output.View);
+            backend.DecodeAttention(cache, query, KvHeads, new PagedTables(tables.View, perRow, lengths.View), new AttentionOptions(), output.View);
             return (Stopwatch.GetElapsedTime(start).TotalSeconds, output.View.AsSpan().ToArray());
         }
     }

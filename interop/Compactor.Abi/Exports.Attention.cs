@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 using Compactor.Native;
 using Compactor.Native.Compression;
 using Compactor.Native.Paging;
-using LibraryDecodeOptions = Compactor.Native.Paging.DecodeOptions;
+using LibraryDecodeOptions = Compactor.Native.Paging.AttentionOptions;
 using LibraryView = Compactor.Native.Paging.PagedView;
 
 namespace Compactor.Abi;

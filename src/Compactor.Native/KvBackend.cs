@@ -109,11 +109,30 @@ public abstract partial class KvBackend : IDisposable
     /// <param name="query">Queries after RoPE, <c>[B, Hq, D]</c>.</param>
     /// <param name="kvHeads">KV heads Hkv, which divide Hq.</param>
     /// <param name="tables">Block tables and lengths.</param>
-    /// <param name="options">Scale and cap.</param>
-    /// <param name="output">Receives <c>[B, Hq, D]</c>; zeros for heads that hold nothing.</param>
-    /// <param name="logSumExp">Receives <c>[B, Hq]</c> natural log-sum-exp of the logits, to merge with other parts; or null.</param>
+    /// <param name="options">Scale, cap, sinks and window.</param>
+    /// <param name="output">Receives <c>[B, Hq, D]</c>; zeros for heads that hold nothing that is seen.</param>
+    /// <param name="logSumExp">Receives <c>[B, Hq]</c> natural log-sum-exp of the logits and the sink, to merge with other parts, −inf where there is none; or null.</param>
     /// <exception cref="CompactorException">Shapes do not fit each other.</exception>
-    public abstract void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+    public abstract void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, AttentionOptions options,
+        BufferView<float> output, BufferView<float>? logSumExp = null);
+
+    /// <summary>
+    /// Attention of several new query tokens a sequence over the slots its heads hold, themselves included: a turn on a compressed prefix, a chunk of a prefill, tokens that a draft
+    /// proposes. The T new tokens of a sequence are the last T slots of each of its heads, stored before; token i sees the slots before them and theirs up to its own: causal by slot,
+    /// whatever was evicted. With one token a sequence it is <see cref="DecodeAttention"/>.
+    /// </summary>
+    /// <param name="plan">New tokens of each sequence, and heads.</param>
+    /// <param name="cache">Keys and values.</param>
+    /// <param name="query">Queries after RoPE, packed, <c>[Nq, Hq, D]</c>.</param>
+    /// <param name="tables">Block tables, and lengths, which count the new tokens.</param>
+    /// <param name="options">Scale, cap, sinks and window.</param>
+    /// <param name="output">Receives <c>[Nq, Hq, D]</c>.</param>
+    /// <param name="logSumExp">Receives <c>[Nq, Hq]</c> natural log-sum-exp of the logits and the sink; or null.</param>
+    /// <exception cref="CompactorException">
+    /// Shapes do not fit each other; or, where the backend's memory is the host's, a head holds fewer tokens than its sequence brings. (Lengths in device memory are not read on the host:
+    /// such a head's first tokens see nothing.)
+    /// </exception>
+    public abstract void ExtendAttention(ExtendPlan plan, in PagedView cache, in TensorView query, PagedTables tables, AttentionOptions options,
         BufferView<float> output, BufferView<float>? logSumExp = null);
 
     /// <summary>
@@ -161,28 +180,6 @@ public abstract partial class KvBackend : IDisposable
         if (tables.Lengths.Length != rows || tables.Tables.Length < (long)rows * tables.RowStride)
             throw CompactorException.Argument($"There are {tables.Lengths.Length} lengths and {tables.Tables.Length} table entries; {rows} rows of {tables.RowStride} are needed.");
         undo?.ValidateStored(shape.HeadDim, 0);
-    }
-
-    /// <summary>Checks the shapes of a decode attention call against each other.</summary>
-    /// <exception cref="CompactorException">They do not fit; the message names what.</exception>
-    private protected static void CheckDecode(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
-        BufferView<float> output, BufferView<float>? logSumExp)
-    {
-        options.Validate();
-        _ = new LayerShape([0, query.Tokens], query.Heads, kvHeads, cache.Dim, cache.ElementType);
-        if (query.ElementType == ElementType.Opaque8)
-            throw CompactorException.Unsupported("Queries of opaque bytes cannot attend; convert them to float32, float16 or bfloat16 first.");
-        if (query.Heads == 0 || query.Dim != cache.Dim)
-            throw CompactorException.Argument($"Queries are [{query.Tokens}, {query.Heads}, {query.Dim}] (sequences, heads, dim); the cache has dimension {cache.Dim} and {kvHeads} KV heads.");
-        long rows = tables.Lengths.Length;
-        if (rows != query.Tokens && rows != (long)query.Tokens * kvHeads)
-            throw CompactorException.Argument($"There are {rows} lengths for {query.Tokens} sequences of {kvHeads} KV heads; give one a (sequence, head), or one a sequence.");
-        cache.Validate(kvHeads: 1);
-        if (tables.RowStride < 0 || tables.Tables.Length < rows * tables.RowStride)
-            throw CompactorException.Argument($"Block tables hold {tables.Tables.Length} entries; {rows} rows of {tables.RowStride} take {rows * tables.RowStride}.");
-        long heads = (long)query.Tokens * query.Heads;
-        if (output.Length != heads * query.Dim || (logSumExp is { } lse && lse.Length != heads))
-            throw CompactorException.Argument($"The output holds {output.Length} floats and the log-sum-exp {logSumExp?.Length ?? heads}; they take {heads * query.Dim} and {heads}.");
     }
 }
 

@@ -66,7 +66,7 @@ internal sealed unsafe class PrefixAttention : IDisposable
         backend.Upload<int>(tables, tableMemory.View);
         backend.Upload<int>(lengths, lengthMemory.View);
         backend.DecodeAttention(_cache.View, TensorView.Packed(_query.View.Address, ElementType.Float32, _rows.Length, rowHeads, dim), _config.KvHeads,
-            new PagedTables(tableMemory.View, stride, lengthMemory.View), new DecodeOptions(), _output.View, _logSumExp.View);
+            new PagedTables(tableMemory.View, stride, lengthMemory.View), new AttentionOptions(), _output.View, _logSumExp.View);
         using (var computed = backend.Record())
             computed.Wait();
 

@@ -161,23 +161,35 @@ public sealed unsafe partial class CpuBackend : KvBackend
     }
 
     /// <inheritdoc/>
-    public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+    public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, AttentionOptions options,
         BufferView<float> output, BufferView<float>? logSumExp = null)
     {
         CheckDecode(cache, query, kvHeads, tables, options, output, logSumExp);
-        foreach (int length in tables.Lengths.AsSpan())
-            if (length < 0 || length > (long)tables.RowStride * cache.BlockSize)
-                throw CompactorException.Argument($"A head holds {length} tokens; its table of {tables.RowStride} blocks holds 0 to {(long)tables.RowStride * cache.BlockSize}.");
-        switch (Width)
-        {
-            case SimdWidth.Bits512: CpuDecodeAttention<Lanes512, Vector512<float>>.Run(_workers, cache, query, kvHeads, tables, options, output, logSumExp); break;
-            case SimdWidth.Bits256: CpuDecodeAttention<Lanes256, Vector256<float>>.Run(_workers, cache, query, kvHeads, tables, options, output, logSumExp); break;
-            default: CpuDecodeAttention<Lanes128, Vector128<float>>.Run(_workers, cache, query, kvHeads, tables, options, output, logSumExp); break;
-        }
+        Attend(cache, query, kvHeads, [], tables, options, output, logSumExp);
+    }
+
+    /// <inheritdoc/>
+    public override void ExtendAttention(ExtendPlan plan, in PagedView cache, in TensorView query, PagedTables tables, AttentionOptions options,
+        BufferView<float> output, BufferView<float>? logSumExp = null)
+    {
+        CheckExtend(plan, cache, query, tables, options, output, logSumExp);
+        Attend(cache, query, plan.KvHeads, plan.QueryStarts, tables, options, output, logSumExp);
     }
 
     /// <summary>Releases scratch memory.</summary>
     public override void Dispose() => _workers.Dispose();
+
+    private void Attend(in PagedView cache, in TensorView query, int kvHeads, ReadOnlySpan<int> queryStarts, PagedTables tables, AttentionOptions options,
+        BufferView<float> output, BufferView<float>? logSumExp)
+    {
+        CheckContents(cache, query, queryStarts, tables, options);
+        switch (Width)
+        {
+            case SimdWidth.Bits512: CpuPagedAttention<Lanes512, Vector512<float>>.Attend(_workers, cache, query, kvHeads, queryStarts, tables, options, output, logSumExp); break;
+            case SimdWidth.Bits256: CpuPagedAttention<Lanes256, Vector256<float>>.Attend(_workers, cache, query, kvHeads, queryStarts, tables, options, output, logSumExp); break;
+            default: CpuPagedAttention<Lanes128, Vector128<float>>.Attend(_workers, cache, query, kvHeads, queryStarts, tables, options, output, logSumExp); break;
+        }
+    }
 
     private static void CheckSketch(LayerPlan plan, Sketch sketch)
     {

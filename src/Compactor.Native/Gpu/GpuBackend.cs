@@ -22,6 +22,7 @@ public sealed unsafe partial class GpuBackend : KvBackend
         (_driver, _stream, _callers) = (driver, stream, callers);
         _uploads = new Uploads(driver, stream);
         _plans = new(MakePlan);
+        _extendPlans = new(plan => new DeviceExtendPlan(this, plan));
         _sketches = new(UploadSketch);
         _rotations = new(rotary => new RotationRows(this, rotary));
         (_workspace, _counters) = (new(driver, stream, zeroed: false), new(driver, stream, zeroed: true));
@@ -125,7 +126,7 @@ public sealed unsafe partial class GpuBackend : KvBackend
     {
         _stream.Synchronize();
         _uploads.Dispose();
-        foreach (IDisposable memory in (IDisposable[])[_plans, _sketches, _rotations, _status, _workspace, _counters])
+        foreach (IDisposable memory in (IDisposable[])[_plans, _extendPlans, _sketches, _rotations, _status, _workspace, _counters])
             memory.Dispose();
         _stream.Dispose();
         _callers?.Dispose();

@@ -49,9 +49,11 @@ internal static class KernelCatalog
             Add(ValueNormsLaunch.Variant(dim, type), ValueNormsLaunch.Shape(1));
         kernels.AddRange(FuseAndSelect);
 
-        Add(DecodeAttentionLaunch.Variant(dim, type, model.Group),
-            new LaunchShape(1, DecodeAttentionLaunch.Threads(dim, type), DecodeAttentionLaunch.SharedBytes(dim, type, model.Group)));
-        Add(DecodeAttentionLaunch.Variant(dim, type, model.Group, merge: true), DecodeAttentionLaunch.Merge(1));
+        foreach (var attention in (PagedAttentionLaunch[])[PagedAttentionLaunch.Decode(dim, type, model.Group), PagedAttentionLaunch.Extend(dim, type, model.Group)])
+        {
+            Add(attention.Variant, new LaunchShape(1, attention.Threads, attention.SharedBytes));
+            Add(attention.Merge, PagedAttentionLaunch.MergeShape(1));
+        }
         return kernels;
 
         void Add(KernelVariant variant, LaunchShape shape) => kernels.Add(Of(variant, shape));

@@ -60,22 +60,3 @@ public readonly record struct PagedView(
 /// <param name="RowStride">Entries from one row to the next.</param>
 /// <param name="Lengths"><c>[rows]</c> tokens held.</param>
 public readonly record struct PagedTables(BufferView<int> Tables, int RowStride, BufferView<int> Lengths);
-
-/// <summary>Parameters of decode attention.</summary>
-public sealed record DecodeOptions
-{
-    /// <summary>Multiplier of q·k; null for 1/sqrt(D).</summary>
-    public double? Scale { get; init; }
-
-    /// <summary>Caps logits smoothly, <c>cap·tanh(logit / cap)</c> (Gemma 2); null for none.</summary>
-    public double? SoftCap { get; init; }
-
-    /// <summary>Checks the parameters.</summary>
-    /// <exception cref="CompactorException">One is not a finite number above 0.</exception>
-    public void Validate()
-    {
-        foreach (var (name, value) in ((string, double?)[])[(nameof(Scale), Scale), (nameof(SoftCap), SoftCap)])
-            if (value is { } given && !(given > 0 && double.IsFinite(given)))
-                throw CompactorException.Argument($"{name} is {given}; use a finite number above 0.");
-    }
-}

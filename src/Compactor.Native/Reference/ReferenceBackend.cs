@@ -137,30 +137,56 @@ public sealed partial class ReferenceBackend : KvBackend
     }
 
     /// <inheritdoc/>
-    public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, DecodeOptions options,
+    public override void DecodeAttention(in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, AttentionOptions options,
         BufferView<float> output, BufferView<float>? logSumExp = null)
     {
         CheckDecode(cache, query, kvHeads, tables, options, output, logSumExp);
-        int group = query.Heads / kvHeads, rowsPerSequence = (int)(tables.Lengths.Length / Math.Max(1, query.Tokens));
+        CheckContents(cache, query, [], tables, options);
         for (int b = 0; b < query.Tokens; b++)
-            for (int head = 0; head < query.Heads; head++)
+            Attend(query.Tokens, b, b, newer: 0, cache, query, kvHeads, tables, options, output, logSumExp);
+    }
+
+    /// <inheritdoc/>
+    public override void ExtendAttention(ExtendPlan plan, in PagedView cache, in TensorView query, PagedTables tables, AttentionOptions options,
+        BufferView<float> output, BufferView<float>? logSumExp = null)
+    {
+        CheckExtend(plan, cache, query, tables, options, output, logSumExp);
+        CheckContents(cache, query, plan.QueryStarts, tables, options);
+        for (int b = 0; b < plan.Sequences; b++)
+            for (int token = plan.QueryStarts[b]; token < plan.QueryStarts[b + 1]; token++)
+                Attend(plan.Sequences, b, token, plan.QueryStarts[b + 1] - 1 - token, cache, query, plan.KvHeads, tables, options, output, logSumExp);
+    }
+
+    /// <summary>Attention of one query token, which sees all slots of its heads but the last <paramref name="newer"/> and those that its window leaves out.</summary>
+    private static void Attend(int sequences, int b, int token, int newer, in PagedView cache, in TensorView query, int kvHeads, PagedTables tables, AttentionOptions options,
+        BufferView<float> output, BufferView<float>? logSumExp)
+    {
+        int group = query.Heads / kvHeads, rowsPerSequence = (int)(tables.Lengths.Length / sequences);
+        for (int head = 0; head < query.Heads; head++)
+        {
+            int h = head / group, row = b * rowsPerSequence + (rowsPerSequence == 1 ? 0 : h);
+            List<(int Block, int Slot)> seen = [];
+            for (int slot = 0; slot < tables.Lengths.AsSpan()[row] - newer; slot++)
             {
-                int h = head / group, row = b * rowsPerSequence + (rowsPerSequence == 1 ? 0 : h), n = tables.Lengths.AsSpan()[row];
-                double[,] keys = new double[n, cache.Dim], values = new double[n, cache.Dim];
-                for (int slot = 0; slot < n; slot++)
-                {
-                    nint offset = (nint)cache.Offset(tables.Tables.AsSpan()[row * tables.RowStride + slot / cache.BlockSize], slot % cache.BlockSize, h);
-                    ReferenceTensor.Read(cache.Keys + offset, cache.ElementType, keys, slot);
-                    ReferenceTensor.Read(cache.Values + offset, cache.ElementType, values, slot);
-                }
-                var q = new double[1, cache.Dim];
-                ReferenceTensor.Read(query.Row(0, 0, b, head), query.ElementType, q, 0);
-                var (attended, lse) = ReferenceDecodeAttention.Attend([.. q.Cast<double>()], keys, values, options);
-                for (int d = 0; d < cache.Dim; d++)
-                    output.AsSpan()[(b * query.Heads + head) * cache.Dim + d] = (float)attended[d];
-                if (logSumExp is { } sums)
-                    sums.AsSpan()[b * query.Heads + head] = (float)lse;
+                int block = tables.Tables.AsSpan()[row * tables.RowStride + slot / cache.BlockSize], inBlock = slot % cache.BlockSize;
+                if (options.Window is not { } window
+                    || window.SlotPositions.AsSpan()[block * cache.BlockSize + inBlock] > (long)window.QueryPositions.AsSpan()[token] - window.Tokens)
+                    seen.Add((block, inBlock));
             }
+            double[,] keys = new double[seen.Count, cache.Dim], values = new double[seen.Count, cache.Dim], q = new double[1, cache.Dim];
+            for (int i = 0; i < seen.Count; i++)
+            {
+                nint offset = (nint)cache.Offset(seen[i].Block, seen[i].Slot, h);
+                ReferenceTensor.Read(cache.Keys + offset, cache.ElementType, keys, i);
+                ReferenceTensor.Read(cache.Values + offset, cache.ElementType, values, i);
+            }
+            ReferenceTensor.Read(query.Row(0, 0, token, head), query.ElementType, q, 0);
+            var (attended, lse) = ReferenceDecodeAttention.Attend([.. q.Cast<double>()], keys, values, options, options.Sinks?.AsSpan()[head] ?? double.NegativeInfinity);
+            for (int d = 0; d < cache.Dim; d++)
+                output.AsSpan()[(token * query.Heads + head) * cache.Dim + d] = (float)attended[d];
+            if (logSumExp is { } sums)
+                sums.AsSpan()[token * query.Heads + head] = (float)lse;
+        }
     }
 
     /// <summary>Holds nothing.</summary>

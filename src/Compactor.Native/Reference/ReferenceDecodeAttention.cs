@@ -7,11 +7,12 @@ public static class ReferenceDecodeAttention
 {
     /// <summary>Output of one query head.</summary>
     /// <param name="query"><c>[D]</c>.</param>
-    /// <param name="keys"><c>[n, D]</c>.</param>
+    /// <param name="keys"><c>[n, D]</c>, of the slots that are seen.</param>
     /// <param name="values"><c>[n, D]</c>.</param>
     /// <param name="options">Scale and cap.</param>
-    /// <returns><c>[D]</c> output, zeros when n is 0, and the natural log-sum-exp of the logits.</returns>
-    public static (double[] Output, double LogSumExp) Attend(double[] query, double[,] keys, double[,] values, DecodeOptions options)
+    /// <param name="sink">A logit that takes part in the sum only; −inf for none.</param>
+    /// <returns><c>[D]</c> output, zeros when n is 0, and the natural log-sum-exp of the logits and the sink.</returns>
+    public static (double[] Output, double LogSumExp) Attend(double[] query, double[,] keys, double[,] values, AttentionOptions options, double sink = double.NegativeInfinity)
     {
         int n = keys.GetLength(0), dim = query.Length;
         double scale = options.Scale ?? 1 / Math.Sqrt(dim);
@@ -24,9 +25,10 @@ public static class ReferenceDecodeAttention
                 logits[j] = cap * Math.Tanh(logits[j] / cap);
         }
         var output = new double[dim];
-        if (n == 0)
-            return (output, double.NegativeInfinity);
-        double max = logits.Max(), sum = logits.Sum(l => Math.Exp(l - max));
+        double max = logits.Append(sink).Max();
+        if (double.IsNegativeInfinity(max))
+            return (output, max);
+        double sum = logits.Append(sink).Sum(l => Math.Exp(l - max));
         for (int j = 0; j < n; j++)
             for (int d = 0; d < dim; d++)
                 output[d] += Math.Exp(logits[j] - max) / sum * values[j, d];

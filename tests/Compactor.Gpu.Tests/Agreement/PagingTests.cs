@@ -181,7 +181,7 @@ public class PagingTests
         int[] tables = [.. Enumerable.Range(0, blocks)];
         random.Shuffle(tables);
         byte[] keys = Arrays.Encode(Draw(blocks * blockSize * dim), type), values = Arrays.Encode(Draw(blocks * blockSize * dim), type), query = Arrays.Encode(Draw(sequences * KvHeads * group * dim), type);
-        foreach (var options in (DecodeOptions[])[new(), new() { Scale = 0.7, SoftCap = 3 }])
+        foreach (var options in (AttentionOptions[])[new(), new() { Scale = 0.7, SoftCap = 3 }])
         {
             using var device = new Device();
             using var cpu = new CpuBackend(1);
@@ -193,7 +193,7 @@ public class PagingTests
         }
         GC.KeepAlive((keys, values, query));
 
-        (float[], float[]) Run(KvBackend backend, BufferView<byte> k, BufferView<byte> v, BufferView<byte> q, BufferView<int> t, BufferView<int> l, DecodeOptions options)
+        (float[], float[]) Run(KvBackend backend, BufferView<byte> k, BufferView<byte> v, BufferView<byte> q, BufferView<int> t, BufferView<int> l, AttentionOptions options)
         {
             using var output = backend.Allocate<float>(sequences * KvHeads * group * dim);
             using var sums = backend.Allocate<float>(sequences * KvHeads * group);

@@ -112,8 +112,8 @@ public class QueuedLayerTests
         var tables = new PagedTables(device.Copy<int>([.. Enumerable.Range(0, 40)]), 10, device.Copy<int>([150, 1, 0, 77]));
         var q = TensorView.Packed(device.Copy<byte>(query).Address, ElementType.BFloat16, 2, 4, 64);
         BufferView<float> first = device.New<float>(8 * 64), second = device.New<float>(8 * 64);
-        device.Backend.DecodeAttention(cache, q, 2, tables, new DecodeOptions(), first);
-        device.Driver.Capture(device.Stream, () => device.Backend.DecodeAttention(cache, q, 2, tables, new DecodeOptions(), second)).Launch(device.Stream);
+        device.Backend.DecodeAttention(cache, q, 2, tables, new AttentionOptions(), first);
+        device.Driver.Capture(device.Stream, () => device.Backend.DecodeAttention(cache, q, 2, tables, new AttentionOptions(), second)).Launch(device.Stream);
         Assert.Equal(device.Backend.Read(first), device.Backend.Read(second));
 
         static byte[] Draw(int seed, int count)

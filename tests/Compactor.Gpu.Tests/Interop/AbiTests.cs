@@ -174,7 +174,7 @@ public sealed unsafe class AbiTests
 
             var step = query with { Tokens = 1 };
             BufferView<float> output = host.New<float>(4 * 64), raw = host.New<float>(4 * 64);
-            AbiHost.Ok(((delegate* unmanaged<ulong*, int, int, Tensor*, DecodeOptions*, float*, long, float*, long, Status>)&Exports.SequenceAttend)(
+            AbiHost.Ok(((delegate* unmanaged<ulong*, int, int, Tensor*, AttentionOptions*, float*, long, float*, long, Status>)&Exports.SequenceAttend)(
                 &sequence, 1, 0, &step, null, (float*)output.Address, output.Length, null, 0));
 
             AbiHost.Ok(((delegate* unmanaged<ulong*, int, int, ulong*, Status>)&Exports.TablesCreate)(&sequence, 1, 0, &tables));
@@ -186,7 +186,7 @@ public sealed unsafe class AbiTests
             Assert.Equal(new ReadOnlySpan<int>(info.HostIndices, info.Pages).ToArray(), host.Read(new BufferView<int>((nint)info.DeviceIndices, info.Pages)));
             // a kernel of the host's would read the same tables
             var view = host.CacheView(sequence, one.Shape, Blocks);
-            AbiHost.Ok(((delegate* unmanaged<ulong, PagedView*, Tensor*, int*, long, int, int*, int, DecodeOptions*, float*, long, float*, long, Status>)&Exports.DecodeAttention)(
+            AbiHost.Ok(((delegate* unmanaged<ulong, PagedView*, Tensor*, int*, long, int, int*, int, AttentionOptions*, float*, long, float*, long, Status>)&Exports.DecodeAttention)(
                 host.Handle, &view, &step, info.DeviceTables, (long)info.Rows * info.RowStride, info.RowStride, info.DeviceLengths, info.Rows, null, (float*)raw.Address, raw.Length, null, 0));
             Assert.Equal(host.Read(output), host.Read(raw));
             AbiHost.Ok(((delegate* unmanaged<ulong, Status>)&Exports.TablesDestroy)(tables));

@@ -48,7 +48,7 @@ public class DecodeAttentionTests
                     _ => PagedView.Hnd(k, v, c.type, c.blockSize, c.kvHeads, c.dim),
                 };
                 var queries = TensorView.Packed(Arrays.Address(query), c.type, c.sequences, c.kvHeads * c.shared, c.dim);
-                var options = new DecodeOptions { SoftCap = c.softCap };
+                var options = new AttentionOptions { SoftCap = c.softCap };
                 var (actual, sums) = Decode(backendName, cache, queries, c.kvHeads, blocks[..(rows * rowStride)], rowStride, lengths, options);
 
                 for (int b = 0; b < c.sequences; b++)
@@ -77,8 +77,8 @@ public class DecodeAttentionTests
         var cache = PagedView.HeadBlocks(Arrays.Address(keys), Arrays.Address(keys), ElementType.Float32, blockSize, dim);
         var queries = TensorView.Packed(Arrays.Address(query), ElementType.Float32, 1, 4, dim);
         int[] blocks = [.. Enumerable.Range(0, heads * stride)];
-        var one = Decode(backendName, cache, queries, heads, blocks, stride, [tokens, 3], new DecodeOptions(), threads: 1);
-        var three = Decode(backendName, cache, queries, heads, blocks, stride, [tokens, 3], new DecodeOptions(), threads: 3);
+        var one = Decode(backendName, cache, queries, heads, blocks, stride, [tokens, 3], new AttentionOptions(), threads: 1);
+        var three = Decode(backendName, cache, queries, heads, blocks, stride, [tokens, 3], new AttentionOptions(), threads: 3);
         Assert.Equal(one.Output, three.Output);
         Assert.Equal(one.LogSumExp, three.LogSumExp);
         GC.KeepAlive((keys, query));
@@ -97,7 +97,7 @@ public class DecodeAttentionTests
         var queries = TensorView.Packed(Arrays.Address(query), ElementType.Float32, 1, 1, dim);
         foreach (int[] blocks in (int[][])[[0, 1], [1, 0]])
         {
-            var (output, logSumExp) = Decode(backendName, cache, queries, 1, blocks, 2, [2 * blockSize], new DecodeOptions());
+            var (output, logSumExp) = Decode(backendName, cache, queries, 1, blocks, 2, [2 * blockSize], new AttentionOptions());
             Assert.All(output, x => Assert.Equal(5, x, 1e-5));
             Assert.Equal(Math.Log(blockSize), logSumExp[0], 1e-5);
         }
@@ -111,21 +111,21 @@ public class DecodeAttentionTests
         nint address = Arrays.Address(memory);
         var cache = PagedView.HeadBlocks(address, address, ElementType.Float32, 16, 32);
         var query = TensorView.Packed(address, ElementType.Float32, 2, 4, 32);
-        Refused("There are 3 lengths", query, [0, 0, 0], new DecodeOptions());
-        Refused("A head holds 17 tokens", query, [1, 2, 17, 0], new DecodeOptions());
-        Refused("A head holds -1 tokens", query, [-1, 2, 1, 0], new DecodeOptions());
-        Refused("the cache has dimension 32", query with { Dim = 64 }, [1, 2, 1, 0], new DecodeOptions());
-        Refused("must be a multiple", query with { Heads = 3 }, [1, 2, 1, 0], new DecodeOptions());
-        Refused("SoftCap is -1", query, [1, 2, 1, 0], new DecodeOptions { SoftCap = -1 });
-        Refused("Scale is 0", query, [1, 2, 1, 0], new DecodeOptions { Scale = 0 });
+        Refused("There are 3 lengths", query, [0, 0, 0], new AttentionOptions());
+        Refused("A head holds 17 tokens", query, [1, 2, 17, 0], new AttentionOptions());
+        Refused("A head holds -1 tokens", query, [-1, 2, 1, 0], new AttentionOptions());
+        Refused("the cache has dimension 32", query with { Dim = 64 }, [1, 2, 1, 0], new AttentionOptions());
+        Refused("must be a multiple", query with { Heads = 3 }, [1, 2, 1, 0], new AttentionOptions());
+        Refused("SoftCap is -1", query, [1, 2, 1, 0], new AttentionOptions { SoftCap = -1 });
+        Refused("Scale is 0", query, [1, 2, 1, 0], new AttentionOptions { Scale = 0 });
         GC.KeepAlive(memory);
 
-        void Refused(string part, TensorView queries, int[] lengths, DecodeOptions options) =>
+        void Refused(string part, TensorView queries, int[] lengths, AttentionOptions options) =>
             Assert.Contains(part, Assert.Throws<CompactorException>(() => Decode("cpu128", cache, queries, 2, [0, 1, 2, 3], 1, lengths, options)).Message);
     }
 
     private static (float[] Output, float[] LogSumExp) Decode(string backendName, PagedView cache, TensorView query, int kvHeads, int[] tables, int rowStride,
-        int[] lengths, DecodeOptions options, int threads = 2)
+        int[] lengths, AttentionOptions options, int threads = 2)
     {
         using var backend = Backends.Create(backendName, threads);
         using var tableMemory = backend.Allocate<int>(tables.Length);

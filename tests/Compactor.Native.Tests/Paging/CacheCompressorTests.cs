@@ -191,7 +191,7 @@ public class CacheCompressorTests
                             (keys[i, d], values[i, d]) = (layer.KeyValues[at], layer.ValueValues[at]);
                         }
                     int row = (b * queryHeads + head) * Dim;
-                    var (expected, _) = ReferenceDecodeAttention.Attend([.. layer.QueryValues[row..(row + Dim)].Select(x => (double)x)], keys, values, new DecodeOptions());
+                    var (expected, _) = ReferenceDecodeAttention.Attend([.. layer.QueryValues[row..(row + Dim)].Select(x => (double)x)], keys, values, new AttentionOptions());
                     Assert.InRange(Arrays.RelativeError(actual.AsSpan(row, Dim), [.. expected.Select(x => (float)x)]), 0, 1e-5);
                 }
         }

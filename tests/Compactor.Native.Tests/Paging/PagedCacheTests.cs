@@ -126,7 +126,7 @@ public class PagedCacheTests
                     for (int i = 0; i < tokens.Length; i++)
                         for (int d = 0; d < dim; d++)
                             (keys[i, d], values[i, d]) = (layer.KeyValues[(tokens[i] * heads + h) * dim + d], layer.ValueValues[(tokens[i] * heads + h) * dim + d]);
-                    var (expected, _) = Reference.ReferenceDecodeAttention.Attend([.. layer.QueryValues[(head * dim)..((head + 1) * dim)].Select(x => (double)x)], keys, values, new DecodeOptions());
+                    var (expected, _) = Reference.ReferenceDecodeAttention.Attend([.. layer.QueryValues[(head * dim)..((head + 1) * dim)].Select(x => (double)x)], keys, values, new AttentionOptions());
                     Assert.InRange(Arrays.RelativeError(actual.AsSpan(head * dim, dim), [.. expected.Select(x => (float)x)]), 0, 1e-5);
                 }
             }

@@ -171,7 +171,7 @@ public class PagingMisuseTests
         tables.View.AsSpan().Clear();
         lengths.View.AsSpan().Fill(1);
         var query = TensorView.Packed(output.View.Address, ElementType.Opaque8, 1, 2, 32);
-        Refused("opaque", () => backend.DecodeAttention(cache.View, query, 2, new PagedTables(tables.View, 1, lengths.View), new DecodeOptions(), output.View), CompactorStatus.Unsupported);
+        Refused("opaque", () => backend.DecodeAttention(cache.View, query, 2, new PagedTables(tables.View, 1, lengths.View), new AttentionOptions(), output.View), CompactorStatus.Unsupported);
     }
 
     [Theory]

@@ -14,7 +14,7 @@ internal static class PagedDecode
         using var output = backend.Allocate<float>(query.Tokens * query.Heads * query.Dim);
         backend.Upload<int>(tables, tableMemory.View);
         backend.Upload<int>(lengths, lengthMemory.View);
-        backend.DecodeAttention(cache.View, query, cache.Options.KvHeads, new PagedTables(tableMemory.View, stride, lengthMemory.View), new DecodeOptions(), output.View);
+        backend.DecodeAttention(cache.View, query, cache.Options.KvHeads, new PagedTables(tableMemory.View, stride, lengthMemory.View), new AttentionOptions(), output.View);
         return Arrays.Copy(output);
     }
 }
