@@ -70,14 +70,14 @@ public sealed unsafe partial class GpuBackend
         var layout = new WorkspaceLayout(sizeof(ulong) * partials, sizeof(float) * partials * cache.Dim);
         Follow();
         using var turn = _workspace.Turn.EnterScope();
-        ulong workspace = _workspace.Take(layout);
+        ulong scratch = _workspace.Take(layout);
         parameters.Query = new(query);
         parameters.Cache = new(cache, options.Window?.SlotPositions ?? default);
         parameters.QueryPositions = (ulong)(options.Window?.QueryPositions.Address ?? 0);
         parameters.Window = options.Window?.Tokens ?? 0;
         parameters.Sinks = (ulong)(options.Sinks?.Address ?? 0);
-        parameters.PartialSums = workspace + layout[0];
-        parameters.PartialValues = workspace + layout[1];
+        parameters.PartialSums = scratch + layout[0];
+        parameters.PartialValues = scratch + layout[1];
         parameters.Scale = (float)((options.Scale ?? 1 / Math.Sqrt(cache.Dim)) * Math.Log2(Math.E));
         parameters.SoftCap = (float)((options.SoftCap ?? 0) * Math.Log2(Math.E));
         parameters.BlockSize = cache.BlockSize;
