@@ -120,11 +120,17 @@ internal sealed unsafe class CudaDriver : GpuDriver
 
     public override void Dispose()
     {
-        _memory.Dispose();
-        foreach (var module in _modules.Values)
-            if (module.IsValueCreated)
-                module.Value.Dispose();
-        _context.Dispose();
+        try
+        {
+            _memory.Dispose();
+        }
+        finally
+        {
+            foreach (var module in _modules.Values)
+                if (module.IsValueCreated)
+                    module.Value.Dispose();
+            _context.Dispose();
+        }
     }
 
     private static nint Value(GpuStream stream) => ((CudaStream)stream).Value;

@@ -55,9 +55,15 @@ public sealed unsafe partial class GpuBackend
                 return;
             _known = true;
             // The words may still be written; memory given back must not be.
-            read.Wait();
-            read.Dispose();
-            words.Dispose();
+            try
+            {
+                read.Wait();
+            }
+            finally
+            {
+                read.Dispose();
+                words.Dispose();
+            }
         }
 
         private void Know()

@@ -116,6 +116,43 @@ public sealed unsafe class CudaDriverTests : IDisposable
         Assert.Contains("cuEventSynchronize", Assert.Throws<CompactorException>(recorded.Wait).Message);
     }
 
+    [Fact]
+    public void A_backend_whose_device_failed_releases_everything_and_tells()
+    {
+        var backend = GpuBackend.Open(Options());
+        backend.Allocate<int>(1000).Dispose();
+        Fail("cuStreamSynchronize", 700);
+        Assert.Contains("cuStreamSynchronize", Assert.Throws<CompactorException>(backend.Dispose).Message);
+        Assert.Equal((0, 0, 0), (Get("fake_alive"), Get("fake_retained"), Get("fake_depth")));
+    }
+
+    [Fact]
+    public void A_status_that_cannot_be_waited_for_leaves_no_event()
+    {
+        using var backend = GpuBackend.Open(Options());
+        var plan = new LayerPlan(new LayerShape([0, 100], 2, 2, 128, ElementType.BFloat16), CompressionPresets.KvPress, Budget.Retention(0.5));
+        backend.TakeStatus(plan).Dispose();
+        int alive = Get("fake_alive");
+        var status = backend.TakeStatus(plan);
+        Fail("cuEventSynchronize", 700);
+        Assert.Throws<CompactorException>(status.ThrowIfFailed);
+        Assert.Throws<CompactorException>(status.Dispose);
+        status.Dispose();
+        Assert.Equal(alive, Get("fake_alive"));
+    }
+
+    [Fact]
+    public void A_handle_whose_context_is_gone_is_let_go_of_in_silence()
+    {
+        using var driver = CudaDriver.Open(Options());
+        using var stream = driver.CreateStream();
+        var recorded = driver.Record(stream);
+        Fail("cuCtxPushCurrent", 201);
+        recorded.Dispose();
+        Fail("", 0);
+        Assert.Equal(0, Get("fake_depth"));
+    }
+
     [Theory]
     [InlineData(222)]
     [InlineData(209)]
