@@ -48,10 +48,10 @@ internal static unsafe partial class Exports
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_compaction_complete")]
-    public static Status CompactionComplete(ulong compaction) => End(compaction, pending => pending.Complete());
+    public static Status CompactionComplete(ulong compaction) => End(compaction, pending => pending.Complete(), evenIfRefused: false);
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_compaction_cancel")]
-    public static Status CompactionCancel(ulong compaction) => End(compaction, pending => pending.Dispose());
+    public static Status CompactionCancel(ulong compaction) => End(compaction, pending => pending.Dispose(), evenIfRefused: true);
 
     private static Status Begin(ulong* sequences, int count, ulong plan, ulong* compaction, Func<Batch, LayerPlan, PendingCompaction> begin) => Boundary.Run(() =>
     {
@@ -80,22 +80,29 @@ internal static unsafe partial class Exports
     });
 
     /// <summary>Ends a compaction, which changes its sequences' tables, and then its handle.</summary>
-    private static Status End(ulong compaction, Action<PendingCompaction> end) => Boundary.Run(() =>
+    /// <param name="compaction">The handle.</param>
+    /// <param name="end">Ends it.</param>
+    /// <param name="evenIfRefused">Whether it has ended, too, where <paramref name="end"/> throws.</param>
+    private static Status End(ulong compaction, Action<PendingCompaction> end, bool evenIfRefused) => Boundary.Run(() =>
     {
         var used = Handles.Own<Compaction>(compaction, HandleKind.Compaction);
+        bool ended = false;
         try
         {
             fixed (ulong* sequences = used.Value.SequenceHandles)
             {
                 using var batch = new Batch(sequences, used.Value.SequenceHandles.Length);
+                ended = evenIfRefused;
                 end(used.Value.Pending);
+                ended = true;
             }
         }
-        catch
+        finally
         {
-            used.Dispose();
-            throw;
+            if (ended)
+                Handles.Retire(compaction);
+            else
+                used.Dispose();
         }
-        Handles.Retire(compaction);
     });
 }

@@ -1,10 +1,16 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
+using Compactor.Gpu.Tests.Interop;
 using Compactor.Native;
 using Compactor.Native.Compression;
 using Compactor.Native.Cuda;
 using Compactor.Native.Gpu;
+using Compactor.Native.Tests.Support;
 using Xunit;
+using Exports = Compactor.Abi.Exports;
+using Layer = Compactor.Abi.Layer;
+using Status = Compactor.Abi.Status;
+using Tensor = Compactor.Abi.Tensor;
 
 namespace Compactor.Gpu.Tests.Driver;
 
@@ -139,6 +145,23 @@ public sealed unsafe class CudaDriverTests : IDisposable
         Assert.Throws<CompactorException>(status.Dispose);
         status.Dispose();
         Assert.Equal(alive, Get("fake_alive"));
+    }
+
+    [Fact]
+    public void A_compaction_on_a_failed_device_can_be_ended()
+    {
+        using var host = new AbiHost(GpuBackend.Open(Options()));
+        var one = TestLayer.Random(6, [100], 2, 1, 64);
+        ulong plan = host.Plan(one.Shape, preset: 0, 0.5), sequence = host.Sequence(one.Shape, 32), compaction;
+        Tensor key = host.Copy(one.Inputs.Key), value = host.Copy(one.Inputs.Value);
+        var layer = new Layer { StructSize = (uint)sizeof(Layer), Key = &key, Value = &value, KeyPreRope = &key, Policy = 1 };
+        AbiHost.Ok(((delegate* unmanaged<ulong*, int, int, ulong, Layer*, int*, ulong*, Status>)&Exports.SequenceCompress)(&sequence, 1, 0, plan, &layer, null, &compaction));
+        Fail("cuEventSynchronize", 700);
+        Assert.Equal(Status.DeviceFailed, ((delegate* unmanaged<ulong, Status>)&Exports.CompactionComplete)(compaction));
+        Assert.Equal(Status.DeviceFailed, ((delegate* unmanaged<ulong, Status>)&Exports.CompactionCancel)(compaction));
+        Assert.Equal(Status.InvalidHandle, ((delegate* unmanaged<ulong, Status>)&Exports.CompactionCancel)(compaction));
+        Assert.Equal([0], host.Lengths(sequence, 1));
+        Fail("", 0);
     }
 
     [Fact]
