@@ -109,6 +109,20 @@ public sealed unsafe class CudaDriverTests : IDisposable
     }
 
     [Fact]
+    public void A_kernel_that_could_not_be_loaded_once_is_tried_again()
+    {
+        using var driver = CudaDriver.Open(Options());
+        var variant = RowMoves.Deal(128, ElementType.BFloat16);
+        foreach (string call in (string[])["cuModuleLoadDataEx", "cuModuleGetFunction"])
+        {
+            Fail(call, 2);
+            Assert.Throws<CompactorException>(() => driver.Load(variant));
+        }
+        Fail("", 0);
+        Assert.Same(driver.Load(variant), driver.Load(variant));
+    }
+
+    [Fact]
     public void Work_that_failed_is_told_by_whoever_waits()
     {
         using var driver = CudaDriver.Open(Options());
