@@ -18,6 +18,7 @@ internal static unsafe partial class Exports
             RequireDense(planned);
             int[]? positions = firstPositions is null ? null : Arguments.Copy("first_positions", firstPositions, count, count);
             var (given, policy, sketch) = Inputs.ToLayer(new Arguments(), inputs, planned);
+            batch.Backend.Findings.Begin(null);
             return CacheCompressor.StorePrefill(batch.Sequences, layer, planned, given, positions, policy, sketch);
         });
 
@@ -27,6 +28,7 @@ internal static unsafe partial class Exports
         {
             RequireDense(planned);
             var (given, policy, sketch) = Inputs.ToLayer(new Arguments(), inputs, planned);
+            batch.Backend.Findings.Begin(null);
             return CacheCompressor.CompactPrefill(batch.Sequences, layer, planned, given, policy, sketch);
         });
 
@@ -36,7 +38,9 @@ internal static unsafe partial class Exports
         {
             if (!planned.Shape.IsRagged)
                 throw AbiException.Argument("The plan is of a prefill; make one of what the sequences hold with compactor_plan_create_held.");
-            return CacheCompressor.Recompress(batch.Sequences, layer, planned, Inputs.ToRotary(rotary, null));
+            var undo = Inputs.ToRotary(rotary, null);
+            batch.Backend.Findings.Begin(null);
+            return CacheCompressor.Recompress(batch.Sequences, layer, planned, undo);
         });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_compaction_ready")]
@@ -61,10 +65,7 @@ internal static unsafe partial class Exports
             Arguments.CheckResult("compaction", compaction);
         PendingCompaction pending;
         lock (batch.Backend.Turn)
-        {
-            batch.Backend.Findings.Begin(null);
             pending = begin(batch, planned.Value);
-        }
         try
         {
             if (compaction is not null)
