@@ -18,6 +18,7 @@ internal static unsafe partial class Exports
             RequireDense(planned);
             int[]? positions = firstPositions is null ? null : Arguments.Copy("first_positions", firstPositions, count, count);
             var (given, policy, sketch) = Inputs.ToLayer(new Arguments(), inputs, planned);
+            batch.Backend.Findings.Begin(null);
             return CacheCompressor.StorePrefill(batch.Sequences, layer, planned, given, positions, policy, sketch);
         });
 
@@ -27,6 +28,7 @@ internal static unsafe partial class Exports
         {
             RequireDense(planned);
             var (given, policy, sketch) = Inputs.ToLayer(new Arguments(), inputs, planned);
+            batch.Backend.Findings.Begin(null);
             return CacheCompressor.CompactPrefill(batch.Sequences, layer, planned, given, policy, sketch);
         });
 
@@ -36,7 +38,9 @@ internal static unsafe partial class Exports
         {
             if (!planned.Shape.IsRagged)
                 throw AbiException.Argument("The plan is of a prefill; make one of what the sequences hold with compactor_plan_create_held.");
-            return CacheCompressor.Recompress(batch.Sequences, layer, planned, Inputs.ToRotary(rotary, null));
+            var undo = Inputs.ToRotary(rotary, null);
+            batch.Backend.Findings.Begin(null);
+            return CacheCompressor.Recompress(batch.Sequences, layer, planned, undo);
         });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_compaction_ready")]
@@ -48,10 +52,10 @@ internal static unsafe partial class Exports
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_compaction_complete")]
-    public static Status CompactionComplete(ulong compaction) => End(compaction, pending => pending.Complete());
+    public static Status CompactionComplete(ulong compaction) => End(compaction, pending => pending.Complete(), evenIfRefused: false);
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_compaction_cancel")]
-    public static Status CompactionCancel(ulong compaction) => End(compaction, pending => pending.Dispose());
+    public static Status CompactionCancel(ulong compaction) => End(compaction, pending => pending.Dispose(), evenIfRefused: true);
 
     private static Status Begin(ulong* sequences, int count, ulong plan, ulong* compaction, Func<Batch, LayerPlan, PendingCompaction> begin) => Boundary.Run(() =>
     {
@@ -61,10 +65,7 @@ internal static unsafe partial class Exports
             Arguments.CheckResult("compaction", compaction);
         PendingCompaction pending;
         lock (batch.Backend.Turn)
-        {
-            batch.Backend.Findings.Begin(null);
             pending = begin(batch, planned.Value);
-        }
         try
         {
             if (compaction is not null)
@@ -80,22 +81,29 @@ internal static unsafe partial class Exports
     });
 
     /// <summary>Ends a compaction, which changes its sequences' tables, and then its handle.</summary>
-    private static Status End(ulong compaction, Action<PendingCompaction> end) => Boundary.Run(() =>
+    /// <param name="compaction">The handle.</param>
+    /// <param name="end">Ends it.</param>
+    /// <param name="evenIfRefused">Whether it has ended, too, where <paramref name="end"/> throws.</param>
+    private static Status End(ulong compaction, Action<PendingCompaction> end, bool evenIfRefused) => Boundary.Run(() =>
     {
         var used = Handles.Own<Compaction>(compaction, HandleKind.Compaction);
+        bool ended = false;
         try
         {
             fixed (ulong* sequences = used.Value.SequenceHandles)
             {
                 using var batch = new Batch(sequences, used.Value.SequenceHandles.Length);
+                ended = evenIfRefused;
                 end(used.Value.Pending);
+                ended = true;
             }
         }
-        catch
+        finally
         {
-            used.Dispose();
-            throw;
+            if (ended)
+                Handles.Retire(compaction);
+            else
+                used.Dispose();
         }
-        Handles.Retire(compaction);
     });
 }

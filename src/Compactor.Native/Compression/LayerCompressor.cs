@@ -34,10 +34,13 @@ public static class LayerCompressor
         }
         catch
         {
-            selection.Dispose();
+            // What was queued before may have met bad data; that is not the next call's.
+            using (selection)
+                backend.TakeStatus(plan).Dispose();
             throw;
         }
     }
+
     /// <summary>
     /// Queues the same into memory of the caller's, and nothing else: once the plan is prepared (<see cref="KvBackend.Prepare(LayerPlan, LayerInputs, Sketch?)"/>, or a first
     /// call), the backend allocates nothing, copies nothing to or from the host and waits for nothing, so that the work may be captured in a graph. Plan, sketch and rotation must live

@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Diagnostics.CodeAnalysis;
 using Compactor.Native.Gpu;
 
 namespace Compactor.Native.Cuda;
@@ -62,8 +63,7 @@ internal sealed unsafe class CudaDriver : GpuDriver
 
     public override GpuLimits Limits => _context.Limits;
 
-    public override GpuKernel Load(KernelVariant variant) => _kernels.GetOrAdd(variant, v => new Lazy<CudaKernel>(() =>
-        new CudaKernel(_context, _modules.GetOrAdd(v.Module, _ => new Lazy<ModuleHandle>(() => LoadModule(v))).Value, v))).Value;
+    public override GpuKernel Load(KernelVariant variant) => Once(_kernels, variant, () => new CudaKernel(_context, Once(_modules, variant.Module, () => LoadModule(variant)), variant));
 
     public override GpuStream CreateStream() => CudaStream.Create(_context);
 
@@ -120,14 +120,35 @@ internal sealed unsafe class CudaDriver : GpuDriver
 
     public override void Dispose()
     {
-        _memory.Dispose();
-        foreach (var module in _modules.Values)
-            if (module.IsValueCreated)
-                module.Value.Dispose();
-        _context.Dispose();
+        try
+        {
+            _memory.Dispose();
+        }
+        finally
+        {
+            foreach (var module in _modules.Values)
+                if (module.IsValueCreated)
+                    module.Value.Dispose();
+            _context.Dispose();
+        }
     }
 
     private static nint Value(GpuStream stream) => ((CudaStream)stream).Value;
+
+    /// <summary>What is made once; a failure is not kept.</summary>
+    private static TValue Once<TKey, [DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicParameterlessConstructor)] TValue>(ConcurrentDictionary<TKey, Lazy<TValue>> made, TKey key, Func<TValue> make) where TKey : notnull
+    {
+        var entry = made.GetOrAdd(key, _ => new Lazy<TValue>(make));
+        try
+        {
+            return entry.Value;
+        }
+        catch
+        {
+            made.TryRemove(KeyValuePair.Create(key, entry));
+            throw;
+        }
+    }
 
     private ModuleHandle LoadModule(KernelVariant variant)
     {

@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 namespace Compactor.Native.Cuda;
 
 /// <summary>Something that lives in a context and keeps it alive.</summary>
-internal abstract class ContextHandle : SafeHandle
+internal abstract unsafe class ContextHandle : SafeHandle
 {
     private readonly bool _holdsContext;
 
@@ -27,9 +27,11 @@ internal abstract class ContextHandle : SafeHandle
 
     protected sealed override bool ReleaseHandle()
     {
-        int status;
-        using (Context.Enter())
-            status = Destroy();
+        // A finalizer may call this, where an exception ends the process: a context that is gone has taken its things with it.
+        int status = Context.Driver.CtxPushCurrent(Context.DangerousGetHandle());
+        if (status == DriverApi.Success)
+            using (new CudaContext.Scope(Context.Driver))
+                status = Destroy();
         if (_holdsContext)
             Context.DangerousRelease();
         return status is DriverApi.Success or DriverApi.Deinitialized;

@@ -25,7 +25,7 @@ internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
         if (GiveBack(stream, address))
             return;
         using (context.Enter())
-            Release(address, stream);
+            _driver.Check(TryRelease(address, stream, isHost: false), "Giving back device memory");
     }
 
     public nint AllocateHost(long bytes)
@@ -48,15 +48,19 @@ internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
     }
 
     /// <summary>Gives back everything, in use or not; the streams it was used on are done with it.</summary>
+    /// <exception cref="CompactorException">The driver refused some of it; the rest is given back.</exception>
     public void Dispose()
     {
         lock (_lock)
             using (context.Enter())
             {
+                int status = DriverApi.Success;
                 foreach (var (address, (_, isHost)) in _sizes)
-                    ReleaseAnywhere(address, isHost);
+                    if (TryRelease(address, stream: 0, isHost) is var refused and not DriverApi.Success && status == DriverApi.Success)
+                        status = refused;
                 _sizes.Clear();
                 _idle.Clear();
+                _driver.Check(status, "Giving back memory");
             }
     }
 
@@ -92,13 +96,8 @@ internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
     private int TryAcquire(nint* address, long size, nint stream) =>
         context.HasMemoryPools ? _driver.MemAllocAsync(address, (nuint)size, stream) : _driver.MemAlloc(address, (nuint)size);
 
-    private void Release(nint address, nint stream)
-    {
-        if (context.HasMemoryPools)
-            _driver.Check(_driver.MemFreeAsync(address, stream), "cuMemFreeAsync");
-        else
-            _driver.Check(_driver.MemFree(address), "cuMemFree");
-    }
+    private int TryRelease(nint address, nint stream, bool isHost) =>
+        isHost ? _driver.MemFreeHost(address) : context.HasMemoryPools ? _driver.MemFreeAsync(address, stream) : _driver.MemFree(address);
 
     private nint Keep(nint address, long size, bool isHost)
     {
@@ -144,15 +143,7 @@ internal sealed unsafe class CudaMemory(CudaContext context) : IDisposable
                     while (stack.TryPop(out nint address))
                     {
                         _sizes.Remove(address);
-                        ReleaseAnywhere(address, stream == Host);
+                        _driver.Check(TryRelease(address, stream: 0, stream == Host), "Giving back memory");
                     }
-    }
-
-    private void ReleaseAnywhere(nint address, bool isHost)
-    {
-        if (isHost)
-            _driver.Check(_driver.MemFreeHost(address), "cuMemFreeHost");
-        else
-            Release(address, stream: 0);
     }
 }

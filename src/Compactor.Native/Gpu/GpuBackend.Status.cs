@@ -55,9 +55,15 @@ public sealed unsafe partial class GpuBackend
                 return;
             _known = true;
             // The words may still be written; memory given back must not be.
-            read.Wait();
-            read.Dispose();
-            words.Dispose();
+            try
+            {
+                read.Wait();
+            }
+            finally
+            {
+                read.Dispose();
+                words.Dispose();
+            }
         }
 
         private void Know()
@@ -77,7 +83,7 @@ public sealed unsafe partial class GpuBackend
             word = ~word;
             int code = (int)(word >> 56), place = (int)(word >> 20), head = (int)(word & 0xFFFFF);
             int sequence = 0, rows = shape.IsRagged ? shape.KvHeads : 1;
-            while (shape.CuSeqlens[(sequence + 1) * rows] <= place)
+            while (sequence + 1 < shape.Sequences && shape.CuSeqlens[(sequence + 1) * rows] <= place)
                 sequence++;
             int token = place - shape.CuSeqlens[shape.IsRagged && code == NonFiniteScore ? sequence * rows + head : sequence * rows];
             string where = $"at {(shape.IsRagged ? "slot" : "token")} {token} of sequence {sequence}, head {head}";

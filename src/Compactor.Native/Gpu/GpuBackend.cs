@@ -1,3 +1,4 @@
+using System.Runtime.ExceptionServices;
 using Compactor.Native.Cuda;
 
 namespace Compactor.Native.Gpu;
@@ -122,15 +123,28 @@ public sealed unsafe partial class GpuBackend : KvBackend
     }
 
     /// <summary>Waits until everything queued is done, and releases the backend's memory, stream and kernels. Buffers must be disposed before.</summary>
+    /// <exception cref="CompactorException">The device has failed; what could be released is, all the same.</exception>
     public override void Dispose()
     {
-        _stream.Synchronize();
-        _uploads.Dispose();
-        foreach (IDisposable memory in (IDisposable[])[_plans, _extendPlans, _sketches, _rotations, _status, _workspace, _counters])
-            memory.Dispose();
-        _stream.Dispose();
-        _callers?.Dispose();
-        _driver.Dispose();
+        Exception? first = null;
+        Release(_stream.Synchronize);
+        foreach (var held in (IDisposable?[])[_uploads, _plans, _extendPlans, _sketches, _rotations, _status, _workspace, _counters, _stream, _callers, _driver])
+            if (held is not null)
+                Release(held.Dispose);
+        if (first is not null)
+            ExceptionDispatchInfo.Throw(first);
+
+        void Release(Action release)
+        {
+            try
+            {
+                release();
+            }
+            catch (CompactorException failure)
+            {
+                first ??= failure;
+            }
+        }
     }
 
     /// <summary>What an operation queues waits for what the caller's stream holds.</summary>

@@ -172,7 +172,8 @@ public static class CacheCompressor
         }
         catch
         {
-            selection.Dispose();
+            using (selection)
+                cache.Backend.TakeStatus(plan).Dispose();
             throw;
         }
     }

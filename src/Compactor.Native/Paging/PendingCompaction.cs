@@ -141,24 +141,31 @@ public sealed class PendingCompaction : IDisposable
     }
 
     /// <summary>Cancels what is not complete: the reserved blocks are free again, the sequences are as they were.</summary>
+    /// <exception cref="CompactorException">The device has failed; the compaction is cancelled all the same.</exception>
     public void Dispose()
     {
         if (_ended)
             return;
-        _moved?.Wait();
-        _cache?.Give(_reserved, 0);
-        End();
+        try
+        {
+            _moved?.Wait();
+        }
+        finally
+        {
+            _cache?.Give(_reserved, 0);
+            End();
+        }
     }
 
     private void End()
     {
         _ended = true;
+        foreach (var table in _tables)
+            table.IsPending = false;
         _moved?.Dispose();
         _offsets?.Dispose();
         if (_ownsStatus)
             _status.Dispose();
-        foreach (var table in _tables)
-            table.IsPending = false;
     }
 
     /// <summary>Repeats the backend's dealing on the sequence's table.</summary>

@@ -1,10 +1,16 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
+using Compactor.Gpu.Tests.Interop;
 using Compactor.Native;
 using Compactor.Native.Compression;
 using Compactor.Native.Cuda;
 using Compactor.Native.Gpu;
+using Compactor.Native.Tests.Support;
 using Xunit;
+using Exports = Compactor.Abi.Exports;
+using Layer = Compactor.Abi.Layer;
+using Status = Compactor.Abi.Status;
+using Tensor = Compactor.Abi.Tensor;
 
 namespace Compactor.Gpu.Tests.Driver;
 
@@ -103,6 +109,20 @@ public sealed unsafe class CudaDriverTests : IDisposable
     }
 
     [Fact]
+    public void A_kernel_that_could_not_be_loaded_once_is_tried_again()
+    {
+        using var driver = CudaDriver.Open(Options());
+        var variant = RowMoves.Deal(128, ElementType.BFloat16);
+        foreach (string call in (string[])["cuModuleLoadDataEx", "cuModuleGetFunction"])
+        {
+            Fail(call, 2);
+            Assert.Throws<CompactorException>(() => driver.Load(variant));
+        }
+        Fail("", 0);
+        Assert.Same(driver.Load(variant), driver.Load(variant));
+    }
+
+    [Fact]
     public void Work_that_failed_is_told_by_whoever_waits()
     {
         using var driver = CudaDriver.Open(Options());
@@ -114,6 +134,60 @@ public sealed unsafe class CudaDriverTests : IDisposable
         Assert.False(recorded.HasPassed);
         Fail("cuEventSynchronize", 700);
         Assert.Contains("cuEventSynchronize", Assert.Throws<CompactorException>(recorded.Wait).Message);
+    }
+
+    [Fact]
+    public void A_backend_whose_device_failed_releases_everything_and_tells()
+    {
+        var backend = GpuBackend.Open(Options());
+        backend.Allocate<int>(1000).Dispose();
+        Fail("cuStreamSynchronize", 700);
+        Assert.Contains("cuStreamSynchronize", Assert.Throws<CompactorException>(backend.Dispose).Message);
+        Assert.Equal((0, 0, 0), (Get("fake_alive"), Get("fake_retained"), Get("fake_depth")));
+    }
+
+    [Fact]
+    public void A_status_that_cannot_be_waited_for_leaves_no_event()
+    {
+        using var backend = GpuBackend.Open(Options());
+        var plan = new LayerPlan(new LayerShape([0, 100], 2, 2, 128, ElementType.BFloat16), CompressionPresets.KvPress, Budget.Retention(0.5));
+        backend.TakeStatus(plan).Dispose();
+        int alive = Get("fake_alive");
+        var status = backend.TakeStatus(plan);
+        Fail("cuEventSynchronize", 700);
+        Assert.Throws<CompactorException>(status.ThrowIfFailed);
+        Assert.Throws<CompactorException>(status.Dispose);
+        status.Dispose();
+        Assert.Equal(alive, Get("fake_alive"));
+    }
+
+    [Fact]
+    public void A_compaction_on_a_failed_device_can_be_ended()
+    {
+        using var host = new AbiHost(GpuBackend.Open(Options()));
+        var one = TestLayer.Random(6, [100], 2, 1, 64);
+        ulong plan = host.Plan(one.Shape, preset: 0, 0.5), sequence = host.Sequence(one.Shape, 32), compaction;
+        Tensor key = host.Copy(one.Inputs.Key), value = host.Copy(one.Inputs.Value);
+        var layer = new Layer { StructSize = (uint)sizeof(Layer), Key = &key, Value = &value, KeyPreRope = &key, Policy = 1 };
+        AbiHost.Ok(((delegate* unmanaged<ulong*, int, int, ulong, Layer*, int*, ulong*, Status>)&Exports.SequenceCompress)(&sequence, 1, 0, plan, &layer, null, &compaction));
+        Fail("cuEventSynchronize", 700);
+        Assert.Equal(Status.DeviceFailed, ((delegate* unmanaged<ulong, Status>)&Exports.CompactionComplete)(compaction));
+        Assert.Equal(Status.DeviceFailed, ((delegate* unmanaged<ulong, Status>)&Exports.CompactionCancel)(compaction));
+        Assert.Equal(Status.InvalidHandle, ((delegate* unmanaged<ulong, Status>)&Exports.CompactionCancel)(compaction));
+        Assert.Equal([0], host.Lengths(sequence, 1));
+        Fail("", 0);
+    }
+
+    [Fact]
+    public void A_handle_whose_context_is_gone_is_let_go_of_in_silence()
+    {
+        using var driver = CudaDriver.Open(Options());
+        using var stream = driver.CreateStream();
+        var recorded = driver.Record(stream);
+        Fail("cuCtxPushCurrent", 201);
+        recorded.Dispose();
+        Fail("", 0);
+        Assert.Equal(0, Get("fake_depth"));
     }
 
     [Theory]

@@ -13,7 +13,7 @@ static handle current[16];
 static handle context_of_work, stream_of_work; // of the last allocation, copy or launch that names a stream
 static struct { unsigned grid[3], threads, shared; } last;
 
-void fake_reset(int v, int c, int p) { version = v; capability = c; pools = p; fault.call[0] = 0; capturing = allocations = launches = 0; }
+void fake_reset(int v, int c, int p) { version = v; capability = c; pools = p; fault.call[0] = 0; capturing = allocations = launches = 0; depth = retained = modules = streams = events = blocks = pinned = 0; }
 void fake_capture(int on) { capturing = on; }
 void fake_fail(const char* call, int status) { strncpy(fault.call, call, sizeof fault.call - 1); fault.status = status; fault.after = 0; }
 // The call works so many times more, and then fails.

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Compactor.Abi;
 using Compactor.Gpu.Tests.Simt;
 using Compactor.Native;
@@ -17,6 +18,9 @@ public sealed unsafe class AbiTests
     private const int Paper = 0, Blocks = 64;
 
     private readonly TestLayer _layer = TestLayer.Random(3, [150, 40], 4, 2, 64, ElementType.BFloat16);
+
+    [ThreadStatic]
+    private static Action? t_whenLogged;
 
     private delegate T Work<T>(AbiHost host);
 
@@ -122,6 +126,50 @@ public sealed unsafe class AbiTests
     }
 
     [Fact]
+    public void A_fault_of_a_call_that_failed_midway_is_not_laid_on_the_next()
+    {
+        using var host = Device(out _);
+        ulong plan = host.Plan(_layer.Shape, Paper, 0.5);
+        var info = host.Describe(plan);
+        var bad = TestLayer.From(_layer.Shape, [.. _layer.KeyPreRopeValues.Select(_ => float.NaN)], _layer.QueryValues, _layer.KeyValues, _layer.ValueValues);
+        Tensor badKeys = host.Copy(bad.Inputs.KeyPreRope!.Value), keyPreRope = host.Copy(_layer.Inputs.KeyPreRope!.Value), key = host.Copy(_layer.Inputs.Key), value = host.Copy(_layer.Inputs.Value);
+        Tensor query = host.Copy(_layer.Inputs.Query!.Value), misaligned = query;
+        misaligned.Data = (byte*)query.Data + sizeof(ushort);
+        BufferView<byte> workspace = host.NewWorkspace(info);
+        BufferView<int> indices = host.New<int>(info.KeptPairs), offsets = host.New<int>(info.Sequences * info.KvHeads + 1);
+        var layer = new Layer { StructSize = (uint)sizeof(Layer), Key = &key, Value = &value, KeyPreRope = &badKeys, Query = &misaligned };
+        Assert.NotEqual(Status.Ok, Compress(host, plan, layer, workspace, indices, offsets, default, default));
+        layer.KeyPreRope = &keyPreRope;
+        layer.Query = &query;
+        AbiHost.Ok(Compress(host, plan, layer, workspace, indices, offsets, default, default));
+        AbiHost.Ok(host.Synchronize());
+    }
+
+    [Fact]
+    public void A_fault_of_a_log_callback_is_not_laid_on_the_call_that_logs()
+    {
+        using var host = Device(out _);
+        var one = TestLayer.Random(4, [150], 4, 2, 64);
+        ulong plan = host.Plan(one.Shape, Paper, 0.5), other = host.Plan(one.Shape, Paper, 0.25), sequence = host.Sequence(one.Shape, Blocks);
+        var bad = TestLayer.From(one.Shape, [.. one.KeyPreRopeValues.Select(_ => float.NaN)], one.QueryValues, one.KeyValues, one.ValueValues);
+        Tensor badKeys = host.Copy(bad.Inputs.KeyPreRope!.Value), keyPreRope = host.Copy(one.Inputs.KeyPreRope!.Value), key = host.Copy(one.Inputs.Key), value = host.Copy(one.Inputs.Value);
+        var leverage = host.New<float>(one.Shape.Pairs);
+        var layer = new Layer { StructSize = (uint)sizeof(Layer), Key = &key, Value = &value, KeyPreRope = &keyPreRope };
+        var setLog = (delegate* unmanaged<nint, nint, Status>)&Exports.SetLog;
+        var inCallback = Status.Internal;
+        Tensor* keys = &badKeys;
+        t_whenLogged = () => inCallback = ((delegate* unmanaged<ulong, ulong, Tensor*, Rotary*, float*, long, float*, long, Status>)&Exports.Leverage)(
+            host.Handle, plan, keys, null, null, 0, (float*)leverage.Address, leverage.Length);
+        AbiHost.Ok(setLog((nint)(delegate* unmanaged<nint, int, byte*, void>)&Logged, 0));
+        var told = ((delegate* unmanaged<ulong*, int, int, ulong, Layer*, int*, ulong*, Status>)&Exports.SequenceCompress)(&sequence, 1, 0, other, &layer, null, null);
+        AbiHost.Ok(setLog(0, 0));
+        t_whenLogged = null;
+        AbiHost.Ok(inCallback);
+        AbiHost.Ok(told);
+        Assert.Equal(Status.NonFinite, host.Synchronize());
+    }
+
+    [Fact]
     public void Scores_that_are_not_finite_are_counted_for_who_asks()
     {
         var (cpu, gpu) = Both(host =>
@@ -193,6 +241,9 @@ public sealed unsafe class AbiTests
             return (lengths, keys, positions, host.Read(output));
         }
     }
+
+    [UnmanagedCallersOnly]
+    private static void Logged(nint userData, int level, byte* message) => t_whenLogged?.Invoke();
 
     private static Status Compress(AbiHost host, ulong plan, Layer layer, BufferView<byte> workspace, BufferView<int> indices, BufferView<int> offsets, BufferView<byte> keys, BufferView<byte> values) =>
         ((delegate* unmanaged<ulong, ulong, Layer*, void*, ulong, int*, long, int*, long, void*, ulong, void*, ulong, Status>)&Exports.CompressLayer)(
