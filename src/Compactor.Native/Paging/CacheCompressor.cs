@@ -26,14 +26,6 @@ public static class CacheCompressor
         RequireDense(plan);
         inputs.Validate(plan.Shape);
         var (first, positions, positionEnd) = Runs(sequences, plan, inputs.Key, inputs.Value, firstPositions);
-        if (plan.KeepsEverything)
-        {
-            var counts = new int[sequences.Count];
-            for (int b = 0; b < counts.Length; b++)
-                counts[b] = plan.Shape.LengthOf(b);
-            CacheSequence.StoreTokens(sequences, layer, inputs.Key, inputs.Value, first, counts, positions);
-            return new PendingCompaction([], layer, [], replaces: false);
-        }
         return Begin(sequences, layer, plan, replaces: false, pending =>
         {
             using var selection = LayerCompressor.Select(cache!.Backend, plan, inputs, policy, sketch);
@@ -206,7 +198,7 @@ public static class CacheCompressor
         var survivors = new long[sequences.Count];
         for (int b = 0; b < survivors.Length; b++)
             survivors[b] = plan.KeptPairsOf(b);
-        var pending = new PendingCompaction(sequences, layer, survivors, replaces);
+        var pending = new PendingCompaction(sequences, layer, survivors, replaces, everyToken: !replaces && plan.KeepsEverything);
         try
         {
             if (sequences.Count > 0)

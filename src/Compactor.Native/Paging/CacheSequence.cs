@@ -114,17 +114,30 @@ public sealed class CacheSequence : IDisposable
             most = Math.Max(most, counts[b]);
             tokens += counts[b];
         }
-        var blocks = cache.Take(missing, $"Storing {tokens} tokens in layer {layer}").AsSpan();
+        int[] blocks = cache.Take(missing, $"Storing {tokens} tokens in layer {layer}");
+        var held = Array.ConvertAll(tables, table => Array.ConvertAll(table.Rows, row => row.Count));
+        int next = 0;
         for (int b = 0; b < tables.Length; b++)
             for (int head = 0; head < heads; head++)
             {
                 int more = sequences[b].MissingBlocks(tables[b], head, counts[b]);
-                tables[b].Rows[head].AddRange(blocks[..more]);
-                blocks = blocks[more..];
+                tables[b].Rows[head].AddRange(blocks.AsSpan(next, more));
+                next += more;
             }
-        using (var call = CallTables.Targets(cache.Backend, tables, cache.Options.BlockSize, replace: false, counts, [], new int[tables.Length], out var targets))
-        using (CallTables.Of(cache.Backend, firstTokens, firstPositions, counts, out var first, out var position, out var countsView))
+        try
+        {
+            using var call = CallTables.Targets(cache.Backend, tables, cache.Options.BlockSize, replace: false, counts, [], new int[tables.Length], out var targets);
+            using var runs = CallTables.Of(cache.Backend, firstTokens, firstPositions, counts, out var first, out var position, out var countsView);
             cache.Backend.StoreTokens(cache.Slots, key, value, new TokenRuns(first, position), countsView, most, targets);
+        }
+        catch
+        {
+            for (int b = 0; b < tables.Length; b++)
+                for (int head = 0; head < heads; head++)
+                    tables[b].Rows[head].RemoveRange(held[b][head], tables[b].Rows[head].Count - held[b][head]);
+            cache.Give(blocks, 0);
+            throw;
+        }
         for (int b = 0; b < tables.Length; b++)
         {
             for (int head = 0; head < heads; head++)
@@ -276,7 +289,11 @@ public sealed class CacheSequence : IDisposable
     {
         var table = Table(layer);
         var backend = Cache.Backend;
-        int length = table.Lengths[head], bytes = length * Cache.Options.HeadDim * Cache.Options.ElementType.Size();
+        int length = table.Lengths[head];
+        long held = (long)length * Cache.Options.HeadDim * Cache.Options.ElementType.Size();
+        if (held > Array.MaxLength)
+            throw CompactorException.Unsupported($"Head {head} of layer {layer} holds {held} bytes of keys; at most {Array.MaxLength} are read at once. Read the blocks of the exported tables instead.");
+        int bytes = (int)held;
         using var row = CallTables.Of(backend, Blocks(layer, head)[..BlocksFor(length)], [length], [0], out var blocks, out var lengths, out var offsets);
         using var keys = backend.Allocate<byte>(bytes);
         using var values = backend.Allocate<byte>(bytes);
@@ -361,7 +378,7 @@ public sealed class CacheSequence : IDisposable
         return table;
     }
 
-    private int MissingBlocks(LayerTable table, int head, int tokens) =>
+    internal int MissingBlocks(LayerTable table, int head, int tokens) =>
         Math.Max(0, BlocksFor((long)table.Lengths[head] + tokens) - table.Rows[head].Count);
 
     internal void Check(in TensorView key, in TensorView value, int firstToken, int tokens, bool padded = false)

@@ -2,7 +2,7 @@ namespace Compactor.Native.Paging;
 
 /// <summary>
 /// A compaction, or a store of survivors, between its two phases, of one layer of a batch of sequences. First phase: for K survivors of a sequence,
-/// floor(K / block size) + Hkv blocks are reserved, which suffice however the survivors are spread over heads; the backend deals them to heads and copies survivors while
+/// floor(K / block size) + Hkv blocks are reserved (where every token is stored, what they take), which suffice however the survivors are spread over heads; the backend deals them to heads and copies survivors while
 /// the old blocks stay readable. Second phase, <see cref="Complete"/>, once the backend's event has passed: the new tables become the sequences' and the old blocks,
 /// and those reserved too much, are free. Disposing it before that cancels it. The layer refuses other changes in between.
 /// </summary>
@@ -24,7 +24,7 @@ public sealed class PendingCompaction : IDisposable
     private bool _ownsStatus;
 
     /// <summary>Reserves the blocks of the whole batch, or throws and reserves none.</summary>
-    internal PendingCompaction(IReadOnlyList<CacheSequence> sequences, int layer, IReadOnlyList<long> survivors, bool replaces)
+    internal PendingCompaction(IReadOnlyList<CacheSequence> sequences, int layer, IReadOnlyList<long> survivors, bool replaces, bool everyToken = false)
     {
         (_sequences, _layer, _replaces, _survivors) = ([.. sequences], layer, replaces, [.. survivors]);
         _tables = new LayerTable[sequences.Count];
@@ -35,7 +35,12 @@ public sealed class PendingCompaction : IDisposable
         {
             _tables[b] = sequences[b].ChangeableTable(layer);
             _reservedStarts[b] = checked((int)total);
-            total += survivors[b] / _cache!.Options.BlockSize + _cache.Options.KvHeads;
+            int heads = _cache!.Options.KvHeads;
+            if (everyToken)
+                for (int head = 0; head < heads; head++)
+                    total += sequences[b].MissingBlocks(_tables[b], head, checked((int)(survivors[b] / heads)));
+            else
+                total += survivors[b] / _cache.Options.BlockSize + heads;
             pairs += survivors[b];
         }
         _reserved = _cache?.Take(total, $"{(replaces ? "Compacting" : "Storing survivors in")} layer {layer} to {pairs} pairs") ?? [];

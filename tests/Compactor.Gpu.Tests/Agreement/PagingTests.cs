@@ -229,4 +229,17 @@ public class PagingTests
         }
         Assert.True(model.Done > steps / 4, $"only {model.Done} of {steps} operations were done");
     }
+
+    [Fact]
+    public void A_store_that_the_backend_refuses_gives_its_blocks_back()
+    {
+        using var device = new Device();
+        using var cache = new PagedCache(device.Backend, new PagedCacheOptions { Layers = 1, KvHeads = 1, HeadDim = 1, ElementType = ElementType.Float32, Blocks = 8, BlockSize = 16 });
+        using var sequence = cache.CreateSequence();
+        var rows = device.New<float>(40);
+        var view = TensorView.Packed(rows.Address, ElementType.Float32, 40, 1, 1);
+        Assert.Equal(CompactorStatus.Unsupported, Assert.Throws<CompactorException>(() => sequence.Store(0, view, view, 0, 40, 0)).Status);
+        Assert.Equal(8, cache.FreeBlocks);
+        Assert.Equal(0, sequence.Lengths(0)[0]);
+    }
 }

@@ -22,6 +22,23 @@ public class PagedCacheTests
     };
 
     [Theory]
+    [InlineData(1.0)]
+    [InlineData(0.5)]
+    public void A_prefill_that_is_cancelled_has_stored_nothing(double retention)
+    {
+        var layer = TestLayer.Random(1, [100], 2, 2, 32);
+        using var backend = new CpuBackend(1);
+        using var cache = new PagedCache(backend, Options(1, 2, 32, 60));
+        using var sequence = cache.CreateSequence();
+        sequence.Store(0, layer.Inputs.Key, layer.Inputs.Value, 0, 40, 0);
+        var before = State(sequence);
+        int free = cache.FreeBlocks;
+        CacheCompressor.StorePrefill([sequence], 0, new LayerPlan(layer.Shape, CompressionPresets.CompactorVllm, Budget.Retention(retention)), layer.Inputs).Dispose();
+        Assert.Equal(before, State(sequence));
+        Assert.Equal(free, cache.FreeBlocks);
+    }
+
+    [Theory]
     [InlineData("store")]
     [InlineData("append")]
     [InlineData("survivors")]
