@@ -27,6 +27,9 @@
  *             recompress of sequences the one that completes the compaction; for single stages and compactor_compress_layer the next compactor_backend_synchronize, the
  *             first fault since the one before. COMPACTOR_DEVICE_FAILED may come from any later call. What lies in device memory (tables, lengths, kept indices and
  *             offsets) is not read by the host, and so not checked: it must be in range.
+ * CUDA        What the CUDA backend takes is narrower than what field descriptions below allow, and the rest is COMPACTOR_UNSUPPORTED, by name: a head dimension of 64, 80, 96, 128
+ *             or 256; addresses and strides of keys, queries and caches that are multiples of 16 bytes; queries of the type of the keys or cache they meet; a sketch whose
+ *             numbers are bfloat16; rows of a paged cache of 16 to 1024 bytes, in steps of 16.
  * THREADS     Any thread may call. Backends, plans and caches are shared freely (scoring on one backend takes turns); a sequence, compaction or tables object is used
  *             by one call at a time, a second at the same moment gets COMPACTOR_IN_USE and changes nothing.
  * RUNTIME     The library holds a managed runtime (NativeAOT): it is never unloaded (dlclose does nothing), and does not work in a child forked after its first call
