@@ -9,7 +9,7 @@ namespace Compactor.Native.Paging;
 public static class CacheCompressor
 {
     /// <summary>
-    /// Scores a prefill, selects, and stores the survivors behind what the sequences hold. Retention 1 stores everything, at once, and scores nothing.
+    /// Scores a prefill, selects, and stores the survivors behind what the sequences hold. Retention 1 stores everything and scores nothing.
     /// </summary>
     /// <param name="sequences">The B sequences of the plan, all of one cache.</param>
     /// <param name="layer">Layer of the cache.</param>
@@ -29,7 +29,7 @@ public static class CacheCompressor
         return Begin(sequences, layer, plan, replaces: false, pending =>
         {
             using var selection = LayerCompressor.Select(cache!.Backend, plan, inputs, policy, sketch);
-            pending.ScoredBy = Scorer(selection, policy);
+            pending.ScoredBy = plan.KeepsEverything ? null : Scorer(selection, policy);
             pending.Own(selection.ReleaseStatus());
             pending.Store(inputs.Key, inputs.Value, first, positions, positionEnd, selection.KeptIndices.View, selection.KeptOffsets.View);
         });

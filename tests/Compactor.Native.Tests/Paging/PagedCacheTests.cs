@@ -33,7 +33,8 @@ public class PagedCacheTests
         sequence.Store(0, layer.Inputs.Key, layer.Inputs.Value, 0, 40, 0);
         var before = State(sequence);
         int free = cache.FreeBlocks;
-        CacheCompressor.StorePrefill([sequence], 0, new LayerPlan(layer.Shape, CompressionPresets.CompactorVllm, Budget.Retention(retention)), layer.Inputs).Dispose();
+        using (var pending = CacheCompressor.StorePrefill([sequence], 0, new LayerPlan(layer.Shape, CompressionPresets.CompactorVllm, Budget.Retention(retention)), layer.Inputs))
+            Assert.Equal(retention == 1, pending.ScoredBy is null);
         Assert.Equal(before, State(sequence));
         Assert.Equal(free, cache.FreeBlocks);
     }
