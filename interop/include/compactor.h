@@ -555,10 +555,9 @@ compactor_status compactor_calibration_retention(const compactor_calibration *ca
 /* Expected quality at a retention, both in [0, 1]. */
 compactor_status compactor_calibration_quality(const compactor_calibration *calibration, double retention, double context_nll, double *quality);
 
-/* Reads and writes the JSON file that the managed library reads and writes; an existing file is replaced at once. */
-/* COMPACTOR_INVALID_FILE where it is none. path: UTF-8. */
+/* Reads the JSON file of the managed library; COMPACTOR_INVALID_FILE where it is none. path: UTF-8. */
 compactor_status compactor_calibration_load(const char *path, compactor_calibration *calibration);
-/* Writes it whole or not at all. path: UTF-8. */
+/* Writes the same file, whole or not at all; an existing one is replaced at once. path: UTF-8. */
 compactor_status compactor_calibration_save(const char *path, const compactor_calibration *calibration);
 
 #ifdef __cplusplus

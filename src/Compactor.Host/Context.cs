@@ -43,7 +43,7 @@ public sealed class Context : IDisposable
     /// <summary>Appends tokens.</summary>
     /// <param name="tokens">One token or more.</param>
     /// <returns>Logits after the last, <c>[vocabulary]</c>.</returns>
-    /// <exception cref="CompactorException">Tokens are not the model's, the text would be too long, or the cache is full; nothing has changed then.</exception>
+    /// <exception cref="CompactorException">Tokens are not the model's, the text would be too long, or the cache is full; the context holds no other tokens then, but may keep room reserved for new ones.</exception>
     public float[] Extend(params int[] tokens) => Engine.Extend([this], [tokens])[0];
 
     /// <summary>Gives its blocks back.</summary>
