@@ -26,6 +26,4 @@ stages.SetAction(parsed =>
     BenchmarkSwitcher.FromAssembly(typeof(StageBenchmarks).Assembly).Run([.. parsed.UnmatchedTokens]);
 });
 
-// BenchmarkDotNet's own arguments may also come without the command's name.
-string[] named = args is ["--filter", ..] ? ["stages", .. args] : args;
-return new RootCommand("Benchmarks of Compactor.Native.") { scores, decode, paging, stages }.Parse(named).Invoke();
+return new RootCommand("Benchmarks of Compactor.Native.") { scores, decode, paging, stages }.Parse(args).Invoke();

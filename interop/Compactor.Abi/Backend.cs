@@ -53,7 +53,7 @@ internal sealed partial class Backend(KvBackend operations) : IDisposable
             }
         var backend = new CpuBackend(options.Threads, width);
         if (reason is not null)
-            Boundary.Log(1, $"Computing on the {backend.Description}, for there is no CUDA backend: {reason}");
+            Boundary.Warn($"Computing on the {backend.Description}, for there is no CUDA backend: {reason}");
         return new Backend(backend);
     }
 
@@ -81,7 +81,7 @@ internal sealed partial class Backend(KvBackend operations) : IDisposable
             Context = (nint)options.Context,
             Stream = stream,
             KernelFolders = LibraryFolder() is { } folder ? [Path.Combine(folder, "compactor-kernels"), .. cuda.KernelFolders] : cuda.KernelFolders,
-            Announce = message => Boundary.Log(1, message),
+            Announce = message => Boundary.Warn(message),
         });
     }
 

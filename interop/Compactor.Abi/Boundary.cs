@@ -14,6 +14,8 @@ internal static unsafe partial class Boundary
 
     private sealed record LogTarget(nint Callback, nint UserData);
 
+    private const int WarningLevel = 1;   // COMPACTOR_LOG_WARNING
+
     private static volatile LogTarget? s_log;
 
     public static Status Run(Action body)
@@ -36,15 +38,14 @@ internal static unsafe partial class Boundary
 
     public static void SetLog(nint callback, nint userData) => s_log = callback == 0 ? null : new LogTarget(callback, userData);
 
-    /// <summary>Passes a message to the host's callback, if there is one.</summary>
-    /// <param name="level">0 for information, 1 for a warning.</param>
+    /// <summary>Passes a warning to the host's callback, if there is one.</summary>
     /// <param name="message">One line.</param>
-    public static void Log(int level, string message)
+    public static void Warn(string message)
     {
         if (s_log is not { } log)
             return;
         using var text = new NativeText(message);
-        ((delegate* unmanaged<nint, int, byte*, void>)log.Callback)(log.UserData, level, text.Address);
+        ((delegate* unmanaged<nint, int, byte*, void>)log.Callback)(log.UserData, WarningLevel, text.Address);
     }
 
     private static Status Report(Exception exception)

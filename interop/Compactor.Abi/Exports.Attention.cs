@@ -15,15 +15,7 @@ internal static unsafe partial class Exports
         using var batch = new Batch(sequences, count);
         Arguments.CheckResult("tables", tables);
         var made = new Tables(batch.Backend.Operations, batch.Sequences, layer);
-        try
-        {
-            *tables = Handles.Add(HandleKind.Tables, made, batch.Cache.BackendHandle);
-        }
-        catch
-        {
-            made.Dispose();
-            throw;
-        }
+        *tables = Handles.AddOrDispose(HandleKind.Tables, made, made, batch.Cache.BackendHandle);
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_tables_describe")]

@@ -11,7 +11,7 @@ internal static unsafe partial class Exports
     {
         Arguments.CheckResult("backend", backend);
         var opened = Backend.Open(options is null ? default : Arguments.Read("options", options));
-        *backend = Handles.Add(HandleKind.Backend, opened);
+        *backend = Handles.AddOrDispose(HandleKind.Backend, opened, opened);
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_backend_describe")]

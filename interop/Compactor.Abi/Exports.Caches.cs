@@ -6,8 +6,6 @@ namespace Compactor.Abi;
 
 internal static unsafe partial class Exports
 {
-    private const int DefaultBlockSize = 128;
-
     [UnmanagedCallersOnly(EntryPoint = "compactor_cache_create")]
     public static Status CacheCreate(ulong backend, CacheOptions* options, ulong* cache) => Boundary.Run(() =>
     {
@@ -22,17 +20,9 @@ internal static unsafe partial class Exports
             HeadDim = o.HeadDim,
             ElementType = Inputs.Constant<ElementType>("options.element_type", o.ElementType),
             Blocks = o.Blocks,
-            BlockSize = o.BlockSize == 0 ? DefaultBlockSize : o.BlockSize,
+            BlockSize = o.BlockSize == 0 ? PagedCacheOptions.DefaultBlockSize : o.BlockSize,
         });
-        try
-        {
-            *cache = Handles.Add(HandleKind.Cache, new Cache(pages, on.Value, backend), backend);
-        }
-        catch
-        {
-            pages.Dispose();
-            throw;
-        }
+        *cache = Handles.AddOrDispose(HandleKind.Cache, new Cache(pages, on.Value, backend), pages, backend);
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_cache_describe")]
@@ -61,7 +51,8 @@ internal static unsafe partial class Exports
     {
         using var used = Handles.Use<Cache>(cache, HandleKind.Cache);
         Arguments.CheckResult("sequence", sequence);
-        *sequence = Handles.Add(HandleKind.Sequence, new Sequence(used.Value.Pages.CreateSequence(), used.Value, cache), cache);
+        var pages = used.Value.Pages.CreateSequence();
+        *sequence = Handles.AddOrDispose(HandleKind.Sequence, new Sequence(pages, used.Value, cache), pages, cache);
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_sequence_fork")]
@@ -70,15 +61,7 @@ internal static unsafe partial class Exports
         using var used = Handles.Own<Sequence>(sequence, HandleKind.Sequence);
         Arguments.CheckResult("fork", fork);
         var pages = used.Value.Pages.Fork();
-        try
-        {
-            *fork = Handles.Add(HandleKind.Sequence, used.Value with { Pages = pages }, used.Value.CacheHandle);
-        }
-        catch
-        {
-            pages.Dispose();
-            throw;
-        }
+        *fork = Handles.AddOrDispose(HandleKind.Sequence, used.Value with { Pages = pages }, pages, used.Value.CacheHandle);
     });
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_sequence_free")]

@@ -14,7 +14,7 @@ internal static unsafe partial class Exports
             var rotary = Inputs.ToRotary(undo, layer.Shape.Tokens);
             rotary?.Validate(layer.Shape);
             var scores = memory.Output("leverage", leverage, count, layer.Shape.Pairs);
-            var sketch = Inputs.ToSketch(phi, phiCount, layer) ?? Inputs.DrawnSketch(layer);
+            var sketch = Inputs.ToSketch(phi, phiCount, layer) ?? layer.Sketch;
             on.Findings.Begin(layer);
             on.Operations.Leverage(layer, view, rotary, sketch, scores);
         });

@@ -64,6 +64,24 @@ internal static class Handles
         }
     }
 
+    /// <summary>Makes a handle, or disposes of what it was to hold.</summary>
+    /// <param name="kind">What it is of.</param>
+    /// <param name="value">The object.</param>
+    /// <param name="made">What the call has made for it.</param>
+    /// <param name="owners">What it stands on; in use by this call.</param>
+    public static ulong AddOrDispose(HandleKind kind, object value, IDisposable made, params ulong[] owners)
+    {
+        try
+        {
+            return Add(kind, value, owners);
+        }
+        catch
+        {
+            made.Dispose();
+            throw;
+        }
+    }
+
     /// <summary>Uses an object for a call, beside other calls.</summary>
     public static Lease<T> Use<T>(ulong handle, HandleKind kind) where T : class => new(handle, (T)Enter(handle, kind, exclusive: false));
 

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Compactor.Native;
 using Compactor.Native.Compression;
 using LibraryBudget = Compactor.Native.Compression.Budget;
@@ -8,8 +7,6 @@ namespace Compactor.Abi;
 /// <summary>The structs of the interface as what the library takes, checked.</summary>
 internal static unsafe class Inputs
 {
-    private static readonly ConditionalWeakTable<LayerPlan, Sketch> s_drawn = [];
-
     /// <summary>0 or 1.</summary>
     public static bool Flag(string name, int value) => value is 0 or 1 ? value == 1 : throw AbiException.Argument($"{name} is {value}; use 0 or 1.");
 
@@ -186,9 +183,6 @@ internal static unsafe class Inputs
         return Sketch.FromValues(Arguments.Copy("phi", phi, count, count), plan.Shape, plan.Options.SketchDimension);
     }
 
-    /// <summary>Phi of a plan, drawn from its seed at the first use: a backend keeps what it makes of it as long as the plan lives.</summary>
-    public static Sketch DrawnSketch(LayerPlan plan) => s_drawn.GetValue(plan, p => Sketch.Draw(p.Shape, p.Options));
-
     public static SelectionPolicy ToPolicy(int policy, ulong seed) => policy switch
     {
         0 => SelectionPolicy.Compactor,
@@ -259,9 +253,7 @@ internal static unsafe class Inputs
         };
         inputs.Validate(shape);
         if (policy == SelectionPolicy.Compactor && inputs.Query is null && !plan.KeepsEverything)
-            Boundary.Log(1, $"Layer {shape.Layer} comes without queries: leverage alone decides what is kept. Give queries, or ask for COMPACTOR_POLICY_LEVERAGE.");
-        var sketch = ToSketch(l.Phi, l.PhiCount, plan);
-        bool drawn = sketch is null && !plan.KeepsEverything && (policy == SelectionPolicy.Compactor || policy == SelectionPolicy.LeverageOnly);
-        return (inputs, policy, drawn ? DrawnSketch(plan) : sketch);
+            Boundary.Warn($"Layer {shape.Layer} comes without queries: leverage alone decides what is kept. Give queries, or ask for COMPACTOR_POLICY_LEVERAGE.");
+        return (inputs, policy, ToSketch(l.Phi, l.PhiCount, plan));
     }
 }

@@ -120,7 +120,7 @@ public sealed unsafe class ArgumentTests
     public void A_slot_ends_with_its_last_generation()
     {
         const ulong slots = 0xff_ffff;
-        var entries = (IList)typeof(Handles).GetField("Entries", BindingFlags.NonPublic | BindingFlags.Static)!.GetValue(null)!;
+        var entries = (IList)Field("Entries");
         int live = Handles.Live;
         ulong first = Handles.Add(HandleKind.Plan, new object());
         int slot = (int)(first >> 32 & slots);
@@ -139,6 +139,42 @@ public sealed unsafe class ArgumentTests
         Assert.Throws<AbiException>(() => Handles.Close<object>(first, HandleKind.Plan));
         Handles.Close<object>(next, HandleKind.Plan);
         Assert.Equal(live, Handles.Live);
+    }
+
+    [Fact]
+    public void What_a_full_table_cannot_hold_is_disposed_of()
+    {
+        const int slots = 1 << 24;
+        var entries = (IList)Field("Entries");
+        var free = (Stack<int>)Field("FreeSlots");
+        int[] freed = [.. free];
+        int used = entries.Count;
+        var entry = Activator.CreateInstance(typeof(Handles).GetNestedType("Entry", BindingFlags.NonPublic)!);
+        free.Clear();
+        while (entries.Count < slots)
+            entries.Add(entry);
+        var made = new Made();
+        try
+        {
+            Assert.Equal(Status.OutOfMemory, Assert.Throws<AbiException>(() => Handles.AddOrDispose(HandleKind.Backend, made, made)).Status);
+        }
+        finally
+        {
+            while (entries.Count > used)
+                entries.RemoveAt(entries.Count - 1);
+            foreach (int slot in freed.Reverse())
+                free.Push(slot);
+        }
+        Assert.True(made.IsDisposed);
+    }
+
+    private static object Field(string name) => typeof(Handles).GetField(name, BindingFlags.NonPublic | BindingFlags.Static)!.GetValue(null)!;
+
+    private sealed class Made : IDisposable
+    {
+        public bool IsDisposed { get; private set; }
+
+        public void Dispose() => IsDisposed = true;
     }
 
     [StructLayout(LayoutKind.Sequential)]

@@ -22,7 +22,10 @@ public class SampleTests
         Assert.Contains("300 tokens a head became 95 and 95", Command.Run("dotnet", ["exec", Path.Combine(AppContext.BaseDirectory, "PInvokeSample.dll")], variables: Library));
 
     [Fact]
-    public void PyTorch_with_cuda_tensors_or_the_reason_why_not() =>
-        Assert.Matches("survivors are the kept rows: True(.|\n)*status 0\n|(PyTorch is not installed|PyTorch finds no GPU here)(.|\n)*status 77\n",
-            Command.Run("sh", ["-c", "\"$0\" \"$1\"; echo status $?", Command.Python, Path.Combine(Samples, "python", "torch_cuda.py")], variables: [Library, ("PYTHONDONTWRITEBYTECODE", "1")]));
+    public void PyTorch_with_cuda_tensors_or_the_reason_why_not()
+    {
+        string output = Command.Run("sh", ["-c", "\"$0\" \"$1\"; echo status $?", Command.Python, Path.Combine(Samples, "python", "torch_cuda.py")], variables: [Library, ("PYTHONDONTWRITEBYTECODE", "1")]);
+        Assert.Matches("survivors are the kept rows: True(.|\n)*status 0\n|(PyTorch is not installed|PyTorch finds no GPU here)(.|\n)*status 77\n", output);
+        Assert.SkipWhen(output.Contains("status 77"), "needs a GPU, and PyTorch built for it");
+    }
 }

@@ -20,7 +20,7 @@ public class KernelResourcesTests
         Assert.True(File.Exists(s_table) && File.ReadAllText(s_table) == Table(), $"{s_table} is not what the kernels compile to; write it again: Compactor.Gpu.Tests --explicit only --filter-method '*Write_the_table*'");
 
     [Fact(Explicit = true)]
-    [Trait("Length", "hours")]
+    [Trait("Writes", "results")]
     public void Write_the_table() => File.WriteAllText(s_table, Table());
 
     [Theory]
@@ -29,7 +29,6 @@ public class KernelResourcesTests
     public void Kernels_of_the_reference_model_fit_and_do_not_spill(string version) => AssertFits(version, [KernelCatalog.Models[0]], version == "12.4" ? s_architectures : [90]);
 
     [Theory(Explicit = true)]
-    [Trait("Length", "hours")]
     [InlineData("12.4")]
     [InlineData("11.8")]
     public void Every_kernel_fits_and_does_not_spill(string version) => AssertFits(version, KernelCatalog.Models, version == "12.4" ? s_architectures : [90]);

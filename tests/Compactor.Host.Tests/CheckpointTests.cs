@@ -51,6 +51,8 @@ public sealed class CheckpointTests : IDisposable
     [InlineData("\"vocab_size\": 90", "\"vocab_size\": 90, \"quantization_config\": {}", "quantization_config")]
     [InlineData("\"vocab_size\": 90", "\"vocab_size\": 90, \"use_sliding_window\": true", "use_sliding_window")]
     [InlineData("\"vocab_size\": 90", "\"vocab_size\": 90, \"head_dim\": 24", "24")]
+    [InlineData("\"vocab_size\": 90", "\"vocab_size\": 90, \"partial_rotary_factor\": 0.5", "partial_rotary_factor")]
+    [InlineData("\"rope_type\": \"llama3\"", "\"rope_type\": \"llama3\", \"partial_rotary_factor\": 0.5", "partial_rotary_factor")]
     [InlineData("{", "[", "cannot be read")]
     public void A_configuration_that_is_wrong_or_not_supported_is_named(string part, string other, string mention)
     {

@@ -8,9 +8,6 @@ namespace Compactor.Host;
 /// </summary>
 public sealed record ModelConfig
 {
-    /// <summary>Architecture: <c>llama</c>, <c>qwen2</c> or <c>qwen3</c>.</summary>
-    public required string ModelType { get; init; }
-
     /// <summary>Width of the residual stream.</summary>
     public required int HiddenSize { get; init; }
 
@@ -75,8 +72,6 @@ public sealed record ModelConfig
             throw json.Unsupported("hidden_act", activation, "silu is supported");
         if (json.BoolOr("use_sliding_window", false))
             throw json.Unsupported("use_sliding_window", "true", "models whose layers all attend to everything are supported");
-        if (json.DoubleOr("partial_rotary_factor", 1) is var partial && partial != 1)
-            throw json.Unsupported("partial_rotary_factor", partial, "1 is supported");
 
         int hidden = json.Positive("hidden_size"), heads = json.Positive("num_attention_heads");
         int kvHeads = json.PositiveOr("num_key_value_heads", heads);
@@ -87,7 +82,6 @@ public sealed record ModelConfig
         var shape = new LayerShape([0], heads, kvHeads, headDim, ElementType.Float32);
         return new ModelConfig
         {
-            ModelType = type,
             HiddenSize = hidden,
             IntermediateSize = json.Positive("intermediate_size"),
             Layers = json.Positive("num_hidden_layers"),

@@ -11,6 +11,9 @@ internal static class RotaryScaling
     public static RotaryEmbedding Read(JsonFile config, int headDim)
     {
         var scaling = config.Optional("rope_scaling") ?? config.Optional("rope_parameters");
+        foreach (var place in (JsonFile?[])[config, scaling])
+            if (place?.DoubleOr("partial_rotary_factor", 1) is { } share && share != 1)
+                throw config.Unsupported("partial_rotary_factor", share, "1 is supported");
         double theta = config.DoubleOr("rope_theta", scaling?.DoubleOr("rope_theta", 10000) ?? 10000);
         var rotary = RotaryEmbedding.FromTheta(theta, headDim);
         if (scaling is null)

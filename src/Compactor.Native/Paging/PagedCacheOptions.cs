@@ -5,6 +5,8 @@ namespace Compactor.Native.Paging;
 /// <summary>Shape of a paged cache.</summary>
 public sealed record PagedCacheOptions
 {
+    internal const int DefaultBlockSize = 128;
+
     // every sequence holds a row of blocks for each of them, in host memory
     private const int MaxRows = 1 << 20;
 
@@ -24,7 +26,7 @@ public sealed record PagedCacheOptions
     public required int Blocks { get; init; }
 
     /// <summary>Tokens of a head-block: 16 to 256.</summary>
-    public int BlockSize { get; init; } = 128;
+    public int BlockSize { get; init; } = DefaultBlockSize;
 
     /// <summary>Bytes of keys and values of one head-block.</summary>
     public long BlockBytes => 2L * BlockSize * HeadDim * ElementType.Size();

@@ -31,7 +31,6 @@ public class AttentionTests
     public void Decode_attention_knows_sinks_and_windows(ElementType type, int dim, int group) => CheckDecode(type, dim, group, 16);
 
     [Theory(Explicit = true)]
-    [Trait("Length", "hours")]
     [MemberData(nameof(MoreCases))]
     public void Attention_agrees_everywhere(ElementType type, int dim, int group)
     {

@@ -23,12 +23,10 @@ public class GoldenTests
     public void Leverage_of_kvpress(string file) => CheckKvPressLeverage(file);
 
     [Theory(Explicit = true)]
-    [Trait("Length", "hours")]
     [MemberData(nameof(Large), "kvpress_leverage")]
     public void Leverage_of_kvpress_in_large(string file) => CheckKvPressLeverage(file);
 
     [Theory(Explicit = true)]
-    [Trait("Length", "hours")]
     [MemberData(nameof(Large), "vllm_leverage")]
     public void Leverage_of_compactor_vllm(string file)
     {
@@ -45,7 +43,6 @@ public class GoldenTests
     public void Attention_of_kvpress(string file) => CheckAttention(file);
 
     [Theory(Explicit = true)]
-    [Trait("Length", "hours")]
     [MemberData(nameof(Large), "kvpress_noncausal")]
     public void Attention_of_kvpress_in_large(string file) => CheckAttention(file);
 
@@ -54,7 +51,6 @@ public class GoldenTests
     public void All_stages_of_the_independent_statement(string file) => CheckStatement(file);
 
     [Theory(Explicit = true)]
-    [Trait("Length", "hours")]
     [MemberData(nameof(Large), "spec_")]
     public void All_stages_of_the_independent_statement_in_large(string file) => CheckStatement(file);
 

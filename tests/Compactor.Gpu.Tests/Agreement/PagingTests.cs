@@ -19,7 +19,6 @@ public class PagingTests
     public void Random_operations_lose_double_and_leak_nothing(ElementType type, int steps) => Check(type, steps, 20250708);
 
     [Theory(Explicit = true)]
-    [Trait("Length", "hours")]
     [InlineData(ElementType.Float32)]
     [InlineData(ElementType.Float16)]
     [InlineData(ElementType.BFloat16)]
@@ -40,7 +39,6 @@ public class PagingTests
     public void Decode_attention_agrees(ElementType type, int dim, int group) => CheckAttention(type, dim, group, 16);
 
     [Theory(Explicit = true)]
-    [Trait("Length", "hours")]
     [MemberData(nameof(MoreAttentionCases))]
     public void Decode_attention_agrees_everywhere(ElementType type, int dim, int group)
     {

@@ -39,7 +39,6 @@ public class ScoringTests
     public void Leverage_agrees(ElementType type, int dim, int k) => CheckLeverage(type, dim, k);
 
     [Theory(Explicit = true)]
-    [Trait("Length", "hours")]
     [MemberData(nameof(MoreLeverageCases))]
     public void Leverage_agrees_everywhere(ElementType type, int dim, int k) => CheckLeverage(type, dim, k);
 
@@ -94,7 +93,6 @@ public class ScoringTests
     public void Attention_scores_agree(ElementType type, int dim, int group, int chunk) => CheckAttention(type, dim, group, chunk, 90);
 
     [Theory(Explicit = true)]
-    [Trait("Length", "hours")]
     [MemberData(nameof(MoreAttentionCases))]
     public void Attention_scores_agree_everywhere(ElementType type, int dim, int group, int chunk)
     {
