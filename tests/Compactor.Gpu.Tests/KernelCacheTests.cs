@@ -186,13 +186,13 @@ public sealed class KernelCacheTests : IDisposable
         Assert.Empty(_messages);
     }
 
-    /// <summary>The target is 3 s on two cores, which is 6 s of processor time; bench/notes.md has what is reached. Twice that is a mistake, on any machine.</summary>
+    /// <summary>Processor time: two cores have three seconds for what a model needs.</summary>
     [Fact(Explicit = true)]
-    public void A_model_compiles_in_twelve_seconds_of_processor_time()
+    public void A_model_compiles_in_three_seconds_of_two_cores()
     {
         var (modules, cold, _) = CompileAndLoad();
         TestContext.Current.SendDiagnosticMessage($"{modules} modules: {cold.TotalSeconds:0.00} s of processor time");
-        Assert.True(cold < TimeSpan.FromSeconds(12), $"{modules} modules: {cold.TotalSeconds:0.00} s of processor time");
+        Assert.True(cold < TimeSpan.FromSeconds(2 * 3), $"{modules} modules: {cold.TotalSeconds:0.00} s of processor time");
     }
 
     [Fact(Explicit = true)]
