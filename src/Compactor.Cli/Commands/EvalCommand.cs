@@ -33,7 +33,7 @@ internal static class EvalCommand
                 EvaluationOptions.Tasks(parsed.GetValue(tasks), "--tasks"),
                 [.. EvaluationOptions.List(parsed.GetValue(policies) ?? string.Join(',', EvaluatedMethod.Names), "--policies", name => EvaluationOptions.OfUser(() => EvaluatedMethod.Named(name, options)))],
                 [.. kept.Where(retention => retention < 1)],
-                common.Seeds(result, 11, 12, 13),
+                common.Seeds(result, 31, 32, 33),
                 EvaluationOptions.Count(parsed.GetValue(samples), "--samples", DefaultSamples));
             var folder = parsed.GetValue(common.Report) is { } path ? new ReportFolder(path) : null;
             var trials = common.Load(result, parsed.GetValue(turns));
