@@ -49,7 +49,8 @@ public partial class InterruptionTests : TemporaryFolder
     private static (int ExitCode, string Error) Run(Func<Process, bool> reached, params string[] arguments)
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "signals are sent and processes observed the Linux way");
-        using var process = Tool.Start(arguments);
+        // Where the tests run in the background, Ctrl-C is ignored, and what they start inherits that.
+        using var process = Tool.Start(arguments, prefix: ["env", "--default-signal=INT"]);
         var (output, error) = (process.StandardOutput.ReadToEndAsync(), process.StandardError.ReadToEndAsync());
         while (!process.HasExited && !Reached())
             ;

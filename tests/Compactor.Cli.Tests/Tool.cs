@@ -48,17 +48,15 @@ internal static class Tool
     }
 
     /// <summary>Starts the tool; its standard output and error are to be read.</summary>
-    public static Process Start(string[] arguments, (string Name, string Value)[]? variables = null, string? folder = null)
+    /// <param name="arguments">Arguments of the tool.</param>
+    /// <param name="variables">Environment variables.</param>
+    /// <param name="folder">Where it runs.</param>
+    /// <param name="prefix">A command that becomes the tool, as <c>env</c> does.</param>
+    public static Process Start(string[] arguments, (string Name, string Value)[]? variables = null, string? folder = null, params string[] prefix)
     {
-        string? published = Environment.GetEnvironmentVariable("COMPACTOR_TOOL") is { } tool ? Path.GetFullPath(tool) : null;
-        var start = new ProcessStartInfo(published ?? "dotnet") { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder };
-        if (published is null)
-        {
-            start.ArgumentList.Add("exec");
-            start.ArgumentList.Add(Path.Combine(AppContext.BaseDirectory, "compactor.dll"));
-        }
-        foreach (string argument in arguments)
-            start.ArgumentList.Add(argument);
+        string[] tool = Environment.GetEnvironmentVariable("COMPACTOR_TOOL") is { } published ? [Path.GetFullPath(published)] : ["dotnet", "exec", Path.Combine(AppContext.BaseDirectory, "compactor.dll")];
+        string[] command = [.. prefix, .. tool, .. arguments];
+        var start = new ProcessStartInfo(command[0], command[1..]) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder };
         foreach (var (name, value) in variables ?? [])
             start.Environment[name] = value;
         return Process.Start(start)!;

@@ -26,7 +26,7 @@ public class KernelResourcesTests
     [Theory]
     [InlineData("12.4")]
     [InlineData("11.8")]
-    public void Kernels_of_the_reference_model_fit_and_do_not_spill(string version) => AssertFits(version, [KernelCatalog.Models[0]], version == "12.4" ? s_architectures : [90]);
+    public void Kernels_of_the_reference_model_fit_and_do_not_spill(string version) => AssertFits(version, [KernelCatalog.Models[0]], s_architectures);
 
     [Theory(Explicit = true)]
     [InlineData("12.4")]

@@ -1,6 +1,6 @@
 """Proves that the kernels' tests notice faults: takes away, one at a time, each barrier, wait and bound check of cuda/, and runs the tests of the kernels that contain it.
 
-    cmake -B build && cmake --build build -j && python3 tests/simt/mutate.py build [--only TEXT] [--list] [--jobs N]
+    cmake -S tests/simt -B build/simt && cmake --build build/simt --target simt && python3 tests/simt/mutate.py build/simt [--only TEXT] [--list] [--jobs N]
 
 At least 90 % of the faults must make a test fail, and each survivor must stand in survivors.txt with the reason why it is harmless. A test that does not end counts as failing.
 """
@@ -128,13 +128,13 @@ def plant(tests, file, start, end, replacement):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("build", type=Path)
+    options.add_argument("build", type=Path, help="build folder of tests/simt")
     options.add_argument("--only", default="", help="faults whose line of --list contains this text")
     options.add_argument("--list", action="store_true", help="print the faults and plant none")
     options.add_argument("--jobs", type=int, default=os.cpu_count())
     given = options.parse_args()
 
-    library = (given.build / "tests/simt/libsimt.so").resolve()
+    library = (given.build / "libsimt.so").resolve(strict=True)
     commands = json.loads((given.build / "compile_commands.json").read_text())
     tests = [Test(c, library) for c in commands if "/simt/kernels/" in c["file"]]
     reasons = dict(line.split(" | ", 1) for line in (ROOT / "tests/simt/survivors.txt").read_text().splitlines() if " | " in line)

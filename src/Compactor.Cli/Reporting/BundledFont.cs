@@ -10,12 +10,15 @@ internal sealed class BundledFont : IFontResolver
 
     private static readonly SKTypeface s_typeface = Load();
 
-    /// <summary>Makes ScottPlot draw all text with it.</summary>
-    public static void Use()
+    private static readonly Lazy<BundledFont> s_used = new(() =>
     {
-        if (!Fonts.FontResolvers.Any(resolver => resolver is BundledFont))
-            Fonts.FontResolvers.Insert(0, new BundledFont());
-    }
+        var font = new BundledFont();
+        Fonts.FontResolvers.Insert(0, font);
+        return font;
+    });
+
+    /// <summary>Makes ScottPlot draw all text with it; any thread may call it.</summary>
+    public static void Use() => _ = s_used.Value;
 
     public SKTypeface CreateTypeface(string fontName, FontWeight weight, FontSlant slant, FontSpacing spacing) => s_typeface;
 

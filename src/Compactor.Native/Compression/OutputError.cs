@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Numerics.Tensors;
 using System.Runtime.InteropServices;
 
@@ -127,6 +128,7 @@ public sealed unsafe class OutputError
         var output = new double[rows * sets * dim];
         float[] keys = new float[BlockTokens * dim], values = new float[BlockTokens * dim];
         float[] logits = new float[BlockTokens], weights = new float[BlockTokens], partial = new float[dim];
+        var chosen = new int[BlockTokens];
         var next = new int[kept.Length];
 
         int end = 0;
@@ -167,15 +169,13 @@ public sealed unsafe class OutputError
 
         void Accumulate(int slot, ReadOnlySpan<int> tokens, bool all, int first, int visible)
         {
-            int count = visible;
+            int count = 0;
             if (all)
-                logits.AsSpan(0, visible).CopyTo(weights);
+                for (; count < visible; count++)
+                    (chosen[count], weights[count]) = (count, logits[count]);
             else
-            {
-                count = 0;
-                while (count < tokens.Length && tokens[count] - first < visible)
-                    weights[count] = logits[tokens[count++] - first];
-            }
+                for (; count < tokens.Length && tokens[count] - first is var token && token < visible; count++)
+                    (chosen[count], weights[count]) = (token, logits[token]);
             if (count == 0)
                 return;
             var used = weights.AsSpan(0, count);
@@ -190,9 +190,7 @@ public sealed unsafe class OutputError
             TensorPrimitives.Subtract(used, maximum[slot], used);
             TensorPrimitives.Exp(used, used);
             sum[slot] += TensorPrimitives.Sum(used);
-            Array.Clear(partial);
-            for (int i = 0; i < count; i++)
-                TensorPrimitives.MultiplyAdd(values.AsSpan((all ? i : tokens[i] - first) * dim, dim), used[i], partial, partial);
+            WeightedSum(values, chosen.AsSpan(0, count), used, partial);
             for (int d = 0; d < dim; d++)
                 output[slot * dim + d] += partial[d];
         }
@@ -216,6 +214,37 @@ public sealed unsafe class OutputError
         }
 
         static double Reciprocal(double value) => value == 0 ? 0 : 1 / value;
+    }
+
+    /// <summary><c>sum = weights · rows of values</c>, row by row; <paramref name="sum"/> has the rows' length.</summary>
+    private static void WeightedSum(ReadOnlySpan<float> values, ReadOnlySpan<int> rows, ReadOnlySpan<float> weights, Span<float> sum)
+    {
+        int dim = sum.Length, width = Vector<float>.Count, d = 0;
+        // Four vectors of the sum stay in registers.
+        for (; d + 4 * width <= dim; d += 4 * width)
+        {
+            Vector<float> s0 = default, s1 = default, s2 = default, s3 = default;
+            for (int i = 0; i < rows.Length; i++)
+            {
+                var row = values.Slice(rows[i] * dim + d, 4 * width);
+                var weight = new Vector<float>(weights[i]);
+                s0 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row), s0);
+                s1 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row[width..]), s1);
+                s2 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row[(2 * width)..]), s2);
+                s3 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row[(3 * width)..]), s3);
+            }
+            s0.CopyTo(sum[d..]);
+            s1.CopyTo(sum[(d + width)..]);
+            s2.CopyTo(sum[(d + 2 * width)..]);
+            s3.CopyTo(sum[(d + 3 * width)..]);
+        }
+        for (; d < dim; d++)
+        {
+            float s = 0;
+            for (int i = 0; i < rows.Length; i++)
+                s = MathF.FusedMultiplyAdd(weights[i], values[rows[i] * dim + d], s);
+            sum[d] = s;
+        }
     }
 
     private static void Load(in TensorView view, int sequence, int sequenceStart, int token, int head, Span<float> row)

@@ -107,20 +107,42 @@ public class QueuedLayerTests
     public void Decode_attention_is_captured_once_it_has_run()
     {
         using var device = new Device(seed: 9);
-        var (keys, values, query) = (Draw(1, 40 * 16 * 64), Draw(2, 40 * 16 * 64), Draw(3, 8 * 64));
-        var cache = PagedView.HeadBlocks(device.Copy<byte>(keys).Address, device.Copy<byte>(values).Address, ElementType.BFloat16, 16, 64);
-        var tables = new PagedTables(device.Copy<int>([.. Enumerable.Range(0, 40)]), 10, device.Copy<int>([150, 1, 0, 77]));
-        var q = TensorView.Packed(device.Copy<byte>(query).Address, ElementType.BFloat16, 2, 4, 64);
-        BufferView<float> first = device.New<float>(8 * 64), second = device.New<float>(8 * 64);
-        device.Backend.DecodeAttention(cache, q, 2, tables, new AttentionOptions(), first);
-        device.Driver.Capture(device.Stream, () => device.Backend.DecodeAttention(cache, q, 2, tables, new AttentionOptions(), second)).Launch(device.Stream);
-        Assert.Equal(device.Backend.Read(first), device.Backend.Read(second));
+        var (cache, tables, query) = Attended(device, tokens: 2);
+        var outputs = Captured(device, 2 * 4 * 64, output => device.Backend.DecodeAttention(cache, query, 2, tables, new AttentionOptions(), output));
+        Assert.Equal(outputs.Direct, outputs.Launched);
+    }
 
-        static byte[] Draw(int seed, int count)
+    [Theory]
+    [InlineData(0, 1)]
+    [InlineData(3, 40)]   // the first few are split over keys, the second many are not
+    public void Extend_attention_is_captured_once_its_plan_has_run(int first, int second)
+    {
+        using var device = new Device(seed: 9);
+        var (cache, tables, query) = Attended(device, first + second);
+        var plan = new ExtendPlan([0, first, first + second], 4, 2);
+        var outputs = Captured(device, (first + second) * 4 * 64, output => device.Backend.ExtendAttention(plan, cache, query, tables, new AttentionOptions(), output));
+        Assert.Equal(outputs.Direct, outputs.Launched);
+    }
+
+    private static (float[] Direct, float[] Launched) Captured(Device device, int count, Action<BufferView<float>> attend)
+    {
+        BufferView<float> direct = device.New<float>(count), launched = device.New<float>(count);
+        attend(direct);
+        device.Driver.Capture(device.Stream, () => attend(launched)).Launch(device.Stream);
+        return (device.Backend.Read(direct), device.Backend.Read(launched));
+    }
+
+    /// <summary>A cache of two sequences with two heads, which hold 150, 21, 40 and 77 slots, and queries of 4 heads.</summary>
+    private static (PagedView Cache, PagedTables Tables, TensorView Query) Attended(Device device, int tokens)
+    {
+        byte[] Draw(int seed, int count)
         {
             var random = new Random(seed);
             return Arrays.Encode([.. Enumerable.Range(0, count).Select(_ => (float)(random.NextDouble() * 2 - 1))], ElementType.BFloat16);
         }
+        var cache = PagedView.HeadBlocks(device.Copy<byte>(Draw(1, 40 * 16 * 64)).Address, device.Copy<byte>(Draw(2, 40 * 16 * 64)).Address, ElementType.BFloat16, 16, 64);
+        var tables = new PagedTables(device.Copy<int>([.. Enumerable.Range(0, 40)]), 10, device.Copy<int>([150, 21, 40, 77]));
+        return (cache, tables, TensorView.Packed(device.Copy<byte>(Draw(3, tokens * 4 * 64)).Address, ElementType.BFloat16, tokens, 4, 64));
     }
 
     [Fact]
