@@ -12,6 +12,8 @@ internal static class OutputFile
     /// <exception cref="CompactorException">It cannot; the message says why.</exception>
     public static void Check(string path, ReportFolder? report)
     {
+        if (path.Length == 0)
+            throw Refused(path, "empty; name a file");
         CheckOutside(path, report);
         if (Directory.Exists(path))
             throw Refused(path, "a folder; name a file in it");

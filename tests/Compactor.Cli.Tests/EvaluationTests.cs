@@ -140,6 +140,7 @@ public sealed class EvaluationTests : TemporaryFolder
         // Too short for its task: were the file not looked at first, that would be the failure.
         void Refused(string output, params string[] mentions) =>
             Tool.Run("calibrate", "--length", "60", "--fit-tasks", "multi-value", "--report", At("report"), "--out", output).FailsWith(1, ["--out is", output, .. mentions]);
+        Refused("", "empty; name a file");
         Refused(At("none/c.json"), "does not exist");
         Refused(At("folder"), "a folder; name a file in it");
         Refused(At("report/c.json"), "within the folder of --report");

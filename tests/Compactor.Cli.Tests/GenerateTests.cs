@@ -1,10 +1,11 @@
 using System.Text.Json;
+using System.Text.RegularExpressions;
 using Compactor.Native.Calibration;
 using Xunit;
 
 namespace Compactor.Cli.Tests;
 
-public class GenerateTests : TemporaryFolder
+public partial class GenerateTests : TemporaryFolder
 {
     private const string Needle = "One special magic number for vinu is 91 17 .";
 
@@ -29,6 +30,17 @@ public class GenerateTests : TemporaryFolder
         Assert.Equal(json.GetProperty("prompt_tokens").GetInt64() * 2 * 4, pairs);
         Assert.InRange(json.GetProperty("kept_pairs").GetInt64(), pairs / 2, pairs * 6 / 10);
         Assert.Equal(JsonValueKind.Null, json.GetProperty("prompt_nll").ValueKind);
+    }
+
+    [Fact]
+    public void The_command_that_the_README_shows_answers()
+    {
+        string readme = File.ReadAllText(Path.Combine(AppContext.BaseDirectory, "README.md"));
+        string command = Assert.Single(readme.Split('\n'), line => line.StartsWith("compactor generate ", StringComparison.Ordinal));
+        string[] arguments = [.. Argument().Matches(command).Select(match => match.Value.Trim('"')).Skip(1)];
+        var answered = Tool.RunIn(AppContext.BaseDirectory, arguments);
+        Assert.True(answered.ExitCode == 0, answered.Error);
+        Assert.Contains("is 91 17 .\n", answered.Output);
     }
 
     [Fact]
@@ -109,6 +121,9 @@ public class GenerateTests : TemporaryFolder
         Tool.Run("generate", "--prompt", prompt, "--question", " ").FailsWith(1, "Question 1");
         Tool.Run("generate", "--prompt", prompt, "--max-tokens", "2000").FailsWith(1, "1024", "--max-tokens");
     }
+
+    [GeneratedRegex("\"[^\"]*\"|[^ ]+")]
+    private static partial Regex Argument();
 
     private static JsonElement Answer(JsonElement json, int index) => json.GetProperty("answers")[index];
 }
