@@ -101,7 +101,7 @@ public partial class GenerateTests : TemporaryFolder
 
         var bundled = Tool.Run(generate[..^2]);
         Assert.Equal((0, ""), (bundled.ExitCode, bundled.Error));
-        Tool.Run([.. generate[..^2], "--preset", "kvpress"]).FailsWith(1, "calibration.json", "pool=");
+        Tool.Run([.. generate[..^2], "--preset", "kvpress"]).FailsWith(1, "calibration.json", "lambda=auto");
     }
 
     [Fact]
