@@ -39,7 +39,7 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
             ("device", driver.Description),
             ("driver", File.Exists(module) ? File.ReadLines(module).First() : $"CUDA {_driver.Version}"),
             ("nvrtc", LibrarySearch.Nvrtc(options.Search).Found is { } nvrtc ? $"{nvrtc.Version} ({nvrtc.Place})" : "none; compiled kernels that were shipped"),
-            ("matrix product", _blas?.Description ?? reason!),
+            ("matrix product", _blas?.Description ?? NoMatrixProduct!),
         ];
     }
 
