@@ -61,7 +61,7 @@ start=$SECONDS gpu=null nvrtc=null
 doctor=$(timeout -k 5 "${limits[doctor]}" "$here/tool/compactor" doctor --json 2>>"$log")
 echo "$doctor" >>"$log"
 gpu=$(sed -n 's/^  "gpu": \(.*\),$/\1/p' <<<"$doctor")
-nvrtc=$(sed -n '/^  "nvrtc": {/,/^  }/s/^    "found": \(.*\),$/\1/p' <<<"$doctor")
+nvrtc=$(sed -n '/^  "nvrtc": {/,/^  }/s/^    "version": \([^,]*\),\{0,1\}$/\1/p' <<<"$doctor")
 : "${gpu:=null}" "${nvrtc:=null}"
 if [ "$gpu" = null ]; then
   reason=$(sed -n 's/^  "gpu_reason": "\(.*\)",$/\1/p' <<<"$doctor")

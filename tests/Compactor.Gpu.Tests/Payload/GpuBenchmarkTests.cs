@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Text.Json;
 using Compactor.Gpu.Bench;
 using Compactor.Gpu.Tests.Simt;
-using Compactor.Native;
 using Compactor.Native.Gpu;
 using Xunit;
 
