@@ -44,10 +44,10 @@ publish() {
 publish src/Compactor.Cli tool
 publish bench/Compactor.Gpu.Bench bench
 publish tests/Compactor.Gpu.Tests tests --self-contained -p:PublishAot=false
-# What draws the tool's report, its demo and model, the emulator and symbols are of no use there.
+# What draws the tool's report, its demo and model, the emulator and symbols but those of the tests are of no use there.
 find "$payload/tool" -mindepth 1 ! -name compactor -delete
 rm -rf "$payload/tests/simt"
-find "$payload" \( -name "*.dbg" -o -name "*.pdb" -o -name '*.xml' \) -delete
+find "$payload" \( -name '*.dbg' -o -name '*.xml' -o -name '*.pdb' ! -path '*/tests/*' \) -delete
 
 bash tests/nvrtc.sh
 "$payload/tool/compactor" kernels compile --nvrtc tests/.nvrtc/12.4/libnvrtc.so.12 --arch 80,86,89,90 --out "$payload/tests/compactor-kernels"
