@@ -24,7 +24,8 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
     /// <param name="sequences">Sequences that are decoded at once.</param>
     /// <param name="copyBytes">Bytes of the copy that measures memory.</param>
     /// <param name="rows">Rows of the matrices that are multiplied.</param>
-    public void Run(IReadOnlyList<BenchModel> models, IReadOnlyList<int> tokens, int sequences = 32, long copyBytes = 1L << 30, int rows = 8192)
+    /// <param name="measured">Called after every operation.</param>
+    public void Run(IReadOnlyList<BenchModel> models, IReadOnlyList<int> tokens, int sequences = 32, long copyBytes = 1L << 30, int rows = 8192, Action? measured = null)
     {
         foreach (var (name, value) in device.Facts)
             output.WriteLine($"{name}: {value}");
@@ -48,6 +49,7 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
                     }
                     _measured.Add(Measure(operation));
                     output.WriteLine(Describe(_measured[^1]));
+                    measured?.Invoke();
                 }
             }
         foreach (string left in _left)

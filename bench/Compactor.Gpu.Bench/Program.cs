@@ -32,11 +32,19 @@ root.SetAction(parsed =>
     {
         using var device = new CudaBenchDevice(new CudaOptions { KernelFolders = parsed.GetValue(kernels) is { } folder ? [folder] : [], Announce = Console.Error.WriteLine });
         var benchmark = new GpuBenchmark(device, parsed.GetValue(repeats), TimeSpan.FromSeconds(parsed.GetValue(seconds)), Console.Out);
-        benchmark.Run([.. BenchModel.All.Where(m => parsed.GetValue(models)!.Contains(m.Name))], parsed.GetValue(tokens)!);
-        if (parsed.GetValue(json) is { } path)
-            using (var file = File.Create(path))
-                benchmark.WriteJson(file);
+        // Whoever is stopped leaves what was measured by then.
+        benchmark.Run([.. BenchModel.All.Where(m => parsed.GetValue(models)!.Contains(m.Name))], parsed.GetValue(tokens)!, measured: Save);
+        Save();
         return benchmark.IsComplete ? 0 : 1;
+
+        void Save()
+        {
+            if (parsed.GetValue(json) is not { } path)
+                return;
+            using (var file = File.Create(path + ".part"))
+                benchmark.WriteJson(file);
+            File.Move(path + ".part", path, overwrite: true);
+        }
     }
     catch (CompactorException exception)
     {

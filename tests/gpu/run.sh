@@ -113,7 +113,7 @@ for section in "${order[@]}"; do
       shipped=()
       [ "$nvrtc" != null ] || shipped=(--kernels "$here/tests/compactor-kernels")
       limited "${limits[benchmark]}" "$here/bench/Compactor.Gpu.Bench" --json "$scratch/benchmark.json" --seconds $((limits[benchmark] - 20)) ${shipped[@]+"${shipped[@]}"}
-      record benchmark "$(outcome $?)" $((SECONDS - start)) "times are in the log, and in the JSON" ;;
+      record benchmark "$(outcome $?)" $((SECONDS - start)) "what was measured is in the log, and in the JSON" ;;
   esac
   write_json
 done

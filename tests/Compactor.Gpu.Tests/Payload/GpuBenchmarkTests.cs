@@ -67,7 +67,8 @@ public class GpuBenchmarkTests
     {
         using var lines = new StringWriter();
         var benchmark = new GpuBenchmark(device, repeats: 1, limit, lines);
-        benchmark.Run([s_model], [300], sequences: 2, copyBytes: 1 << 16);
+        int measured = 0;
+        benchmark.Run([s_model], [300], sequences: 2, copyBytes: 1 << 16, measured: () => Assert.Equal(++measured, Json(benchmark).GetProperty("operations").GetArrayLength()));
         return (benchmark, lines.ToString());
     }
 
