@@ -55,3 +55,9 @@ internal sealed unsafe class EventHandle(CudaContext context, nint value) : Cont
 {
     protected override int Destroy() => Context.Driver.EventDestroy(handle);
 }
+
+/// <summary>A graph that can be launched.</summary>
+internal sealed unsafe class GraphHandle(CudaContext context, nint value) : ContextHandle(context, value)
+{
+    protected override int Destroy() => Context.Driver.GraphExecDestroy(handle);
+}

@@ -24,6 +24,8 @@ internal sealed unsafe class CudaStream : GpuStream
 
     public nint Value => !_handle.IsClosed ? _handle.Value : throw new ObjectDisposedException(nameof(CudaStream));
 
+    public CudaContext Context => _handle.Context;
+
     /// <summary>Whether work queued is being captured into a graph instead of run.</summary>
     public bool IsCapturing
     {

@@ -42,6 +42,11 @@ internal sealed unsafe class DriverApi
     public readonly delegate* unmanaged<nint, nint, nuint, nint, int> MemcpyHtoDAsync, MemcpyDtoHAsync, MemcpyDtoDAsync;
     public readonly delegate* unmanaged<nint, byte, nuint, nint, int> MemsetD8Async;
     public readonly delegate* unmanaged<nint, int, void*, int> MemPoolSetAttribute;
+    public readonly delegate* unmanaged<nint, int, int> StreamBeginCapture;
+    public readonly delegate* unmanaged<nint, nint*, int> StreamEndCapture;
+    public readonly delegate* unmanaged<nint*, nint, ulong, int> GraphInstantiate;
+    public readonly delegate* unmanaged<nint, nint, int> GraphLaunch;
+    public readonly delegate* unmanaged<nint, int> GraphDestroy, GraphExecDestroy;
 
     /// <summary>Loads the driver and resolves its entry points; CUDA is not initialised.</summary>
     /// <exception cref="CompactorException">It does not load, or lacks an entry point.</exception>
@@ -92,6 +97,13 @@ internal sealed unsafe class DriverApi
         MemcpyDtoHAsync = (delegate* unmanaged<nint, nint, nuint, nint, int>)exports.Require("cuMemcpyDtoHAsync_v2");
         MemcpyDtoDAsync = (delegate* unmanaged<nint, nint, nuint, nint, int>)exports.Require("cuMemcpyDtoDAsync_v2");
         MemsetD8Async = (delegate* unmanaged<nint, byte, nuint, nint, int>)exports.Require("cuMemsetD8Async");
+        StreamBeginCapture = (delegate* unmanaged<nint, int, int>)exports.Require("cuStreamBeginCapture_v2");
+        StreamEndCapture = (delegate* unmanaged<nint, nint*, int>)exports.Require("cuStreamEndCapture");
+        GraphLaunch = (delegate* unmanaged<nint, nint, int>)exports.Require("cuGraphLaunch");
+        GraphDestroy = (delegate* unmanaged<nint, int>)exports.Require("cuGraphDestroy");
+        GraphExecDestroy = (delegate* unmanaged<nint, int>)exports.Require("cuGraphExecDestroy");
+        // Came with 11.4.
+        GraphInstantiate = (delegate* unmanaged<nint*, nint, ulong, int>)exports.Find("cuGraphInstantiateWithFlags");
         // Stream-ordered memory came with 11.2, and a device may lack it.
         MemAllocAsync = (delegate* unmanaged<nint*, nuint, nint, int>)exports.Find("cuMemAllocAsync");
         MemFreeAsync = (delegate* unmanaged<nint, nint, int>)exports.Find("cuMemFreeAsync");

@@ -1,4 +1,5 @@
 using Compactor.Native.Compression;
+using Compactor.Native.Cuda;
 
 namespace Compactor.Native.Gpu;
 
@@ -25,6 +26,16 @@ public sealed unsafe partial class GpuBackend
         PrepareLeverage(plan, SlotKeys(plan, slots, undo, positionEnd, sketch ?? plan.Sketch).Kernel);
         PrepareSelection(plan, slots.Cache.Dim, slots.Cache.ElementType);
     }
+
+    /// <summary>
+    /// Captures operations of this backend in a graph instead of running them: a whole layer's, which then costs the host one launch. What they need must be there, by
+    /// <see cref="Prepare"/> or because they have run before; with <see cref="CudaOptions.SideStream"/> the action ends with <see cref="KvBackend.Join"/>.
+    /// </summary>
+    /// <param name="work">Queues the operations, on the calling thread; nothing in it may allocate, read or wait.</param>
+    /// <returns>The graph, which is launched on the caller's stream, or the backend's own where the caller gave none.</returns>
+    /// <exception cref="CompactorException">Something was called that cannot be captured, or the driver has no graphs (before 11.4); nothing has run.</exception>
+    public CudaGraph Capture(Action work) => CudaGraph.Capture(
+        (_callers ?? _stream) as CudaStream ?? throw new InvalidOperationException("Only a CUDA device has graphs."), work);
 
     private void PrepareLeverage(LayerPlan plan, SketchedKeys sketched)
     {

@@ -25,6 +25,7 @@ internal static class KernelCatalog
         new("llama-3-8b", 4, 128, ElementType.BFloat16),
         new("llama-3.2-1b", 4, 64, ElementType.BFloat16),
         new("qwen2.5-7b", 7, 128, ElementType.BFloat16),
+        new("qwen2.5-14b", 5, 128, ElementType.BFloat16),
         new("gemma-2-9b", 2, 256, ElementType.BFloat16),
         new("phi-3-mini", 1, 96, ElementType.BFloat16),
         new("phi-2", 1, 80, ElementType.Float16),

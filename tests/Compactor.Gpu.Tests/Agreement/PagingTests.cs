@@ -82,6 +82,8 @@ public class PagingTests
             using var device = new Device(seed);
             using var callers = device.Driver.CreateStream();
             BufferView<int> memory = device.New<int>(4), result = device.New<int>(4);
+            using var made = device.Backend.Record();
+            made.Wait();
             device.Driver.Fill(memory.Address, 1, 16, callers);
             device.Backend.StartAfter(callers);
             Assert.Equal([0x01010101, 0x01010101, 0x01010101, 0x01010101], device.Backend.Read(memory));
@@ -142,15 +144,15 @@ public class PagingTests
         var inputs = device.Copy(layer.Inputs);
         var memory = new LayerMemory(device.New<byte>(LayerMemory.WorkspaceBytes(plan)), device.New<int>(plan.KeptPairs), device.New<int>(5));
         device.Backend.Prepare(plan, inputs);
-        device.Driver.Capture(device.Stream, () =>
+        device.Capture(() =>
         {
             LayerCompressor.Queue(device.Backend, plan, inputs, memory);
             device.Backend.Join();
-        }).Launch(device.Stream);
+        })();
         int[] actual = device.Backend.Read(memory.KeptIndices);
         using var selection = LayerCompressor.Select(device.Backend, plan, inputs);
         Assert.Equal(device.Backend.Read(selection.KeptIndices.View), actual);
-        Assert.Throws<InvalidOperationException>(() => device.Driver.Capture(device.Stream, () => LayerCompressor.Queue(device.Backend, plan, inputs, memory)));
+        Assert.ThrowsAny<Exception>(() => device.Capture(() => LayerCompressor.Queue(device.Backend, plan, inputs, memory))); // not joined
         GC.KeepAlive(layer);
     }
 

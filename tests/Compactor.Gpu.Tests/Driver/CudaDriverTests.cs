@@ -295,6 +295,54 @@ public sealed unsafe class CudaDriverTests : IDisposable
         Assert.Equal((0, 0, 0), (Get("fake_alive"), Get("fake_retained"), Get("fake_depth")));
     }
 
+    [Fact]
+    public void A_graph_is_captured_from_the_callers_stream_and_launched_there_with_one_call()
+    {
+        using (var backend = GpuBackend.Open(Options() with { SideStream = true, Stream = 0x78 }))
+        {
+            using BackendBuffer<int> from = backend.Allocate<int>(8), to = backend.Allocate<int>(8);
+            int alive = Get("fake_alive");
+            using (var graph = backend.Capture(() =>
+            {
+                Assert.Equal(1, Get("fake_capturing"));
+                backend.Download(from.View, to.View);
+                backend.Join();
+            }))
+            {
+                Assert.Equal((0, 0), (Get("fake_capturing"), Get("fake_graph_launches")));
+                Assert.Equal(alive + 1, Get("fake_alive")); // what is launched; the graph it was made of is gone
+                graph.Launch();
+                graph.Launch();
+                Assert.Equal(2, Get("fake_graph_launches"));
+                Assert.Equal(0x78, ((delegate* unmanaged<nint>)NativeLibrary.GetExport(_fake, "fake_stream"))());
+                graph.Dispose();
+                Assert.Throws<ObjectDisposedException>(graph.Launch);
+            }
+            Assert.Equal(alive, Get("fake_alive"));
+        }
+        Assert.Equal((0, 0, 0), (Get("fake_alive"), Get("fake_retained"), Get("fake_depth")));
+    }
+
+    [Fact]
+    public void A_capture_that_fails_leaves_the_stream_and_no_graph()
+    {
+        using var backend = GpuBackend.Open(Options());
+        backend.Allocate<int>(1000).Dispose();
+        int alive = Get("fake_alive");
+        Assert.Contains("is being captured into a graph", Assert.Throws<CompactorException>(() => backend.Capture(() => backend.Allocate<int>(1 << 20))).Message);
+        foreach (var (call, status, part) in ((string, int, string)[])[("cuStreamBeginCapture", 900, "cuStreamBeginCapture"), ("cuStreamEndCapture", 904, "call Join last"), ("cuGraphInstantiate", 2, "out of memory")])
+        {
+            Fail(call, status);
+            Assert.Contains(part, Assert.Throws<CompactorException>(() => backend.Capture(() => { })).Message);
+            Fail("", 0);
+            Assert.Equal((alive, 0, 0), (Get("fake_alive"), Get("fake_capturing"), Get("fake_depth")));
+        }
+        using var graph = backend.Capture(() => { });
+        Fail("cuGraphLaunch", 700);
+        Assert.Contains("cuGraphLaunch", Assert.Throws<CompactorException>(graph.Launch).Message);
+        Fail("", 0);
+    }
+
     private CudaOptions Options() => new()
     {
         Search = new SearchEnvironment { Variable = _ => null, DriverPath = s_library.Value, NvrtcPath = Nvrtc.PathOf("12.4") },

@@ -8,21 +8,23 @@ typedef void* handle;
 
 static struct { char call[64]; int status, after; } fault;
 static int version = 12040, capability = 90, pools = 1;
-static int capturing, depth, retained, modules, streams, events, blocks, pinned, allocations, launches;
+static int capturing, depth, retained, modules, streams, events, graphs, blocks, pinned, allocations, launches, graph_launches;
 static handle current[16];
 static handle context_of_work, stream_of_work; // of the last allocation, copy or launch that names a stream
 static struct { unsigned grid[3], threads, shared; } last;
 
-void fake_reset(int v, int c, int p) { version = v; capability = c; pools = p; fault.call[0] = 0; capturing = allocations = launches = 0; depth = retained = modules = streams = events = blocks = pinned = 0; }
+void fake_reset(int v, int c, int p) { version = v; capability = c; pools = p; fault.call[0] = 0; capturing = allocations = launches = graph_launches = 0; depth = retained = modules = streams = events = graphs = blocks = pinned = 0; }
 void fake_capture(int on) { capturing = on; }
 void fake_fail(const char* call, int status) { strncpy(fault.call, call, sizeof fault.call - 1); fault.status = status; fault.after = 0; }
 // The call works so many times more, and then fails.
 void fake_fail_later(const char* call, int status, int after) { fake_fail(call, status); fault.after = after; }
 int fake_depth(void) { return depth; }
 int fake_retained(void) { return retained; }
-int fake_alive(void) { return modules + streams + events + blocks + pinned; }
+int fake_alive(void) { return modules + streams + events + graphs + blocks + pinned; }
 int fake_allocations(void) { return allocations; }
 int fake_launches(void) { return launches; }
+int fake_graph_launches(void) { return graph_launches; }
+int fake_capturing(void) { return capturing; }
 handle fake_context(void) { return context_of_work; }
 handle fake_stream(void) { return stream_of_work; }
 
@@ -108,3 +110,9 @@ int cuMemcpyDtoDAsync_v2(handle d, handle s, size_t n, handle st) { (void)st; BE
 int cuMemsetD8Async(handle d, unsigned char v, size_t n, handle s) { BEGIN("cuMemsetD8Async", 1); NOT_CAPTURED(LEGACY(s)); note(s); memset(d, v, n); return 0; }
 int cuDeviceGetDefaultMemPool(handle* p, int d) { (void)d; *p = (handle)0x5000; return 0; }
 int cuMemPoolSetAttribute(handle p, int a, void* v) { (void)p; (void)a; (void)v; return 0; }
+int cuStreamBeginCapture_v2(handle s, int mode) { (void)mode; BEGIN("cuStreamBeginCapture", 1); NOT_CAPTURED(1); if (LEGACY(s)) return 900; capturing = 1; return 0; }
+int cuStreamEndCapture(handle s, handle* g) { (void)s; *g = 0; if (!capturing) return 901; capturing = 0; BEGIN("cuStreamEndCapture", 1); graphs++; *g = (handle)0x6000; return 0; }
+int cuGraphInstantiateWithFlags(handle* e, handle g, unsigned long long flags) { (void)g; (void)flags; BEGIN("cuGraphInstantiate", 1); graphs++; *e = (handle)0x7000; return 0; }
+int cuGraphLaunch(handle e, handle s) { (void)e; BEGIN("cuGraphLaunch", 1); note(s); graph_launches++; return 0; }
+int cuGraphDestroy(handle g) { (void)g; BEGIN("cuGraphDestroy", 1); graphs--; return 0; }
+int cuGraphExecDestroy(handle e) { (void)e; BEGIN("cuGraphExecDestroy", 1); graphs--; return 0; }
