@@ -44,7 +44,6 @@ constexpr i32 QUERIES_READY = BARRIERS_AT;                        // a warp: its
 constexpr i32 TURN = QUERIES_READY + WARPS * 8;                   // a group: the other's products are done
 constexpr i32 KEYS_READY = TURN + GROUPS * 8;                     // a buffer
 constexpr i32 SUMS_READY = KEYS_READY + 2 * 8;                    // a buffer: all warps' column sums are there
-constexpr i32 SHARED_BYTES = SUMS_READY + 2 * 8;
 
 struct AttentionScoresParams
 {
