@@ -57,7 +57,7 @@ u8* check_shared(Thread& self, u32 at, u32 bytes, Access access)
     access_happens(*self.launch);
     u8* state = block.state + offset;
     States states = states_of(state, bytes);
-    if ((states.any & each(shared_in_flight)) != 0) fault("shared %s of %u bytes at 0x%x, where a copy has not been waited for", verb(access), bytes, at);
+    if ((states.any & each(shared_in_flight)) != 0) fault("shared %s of %u bytes at 0x%x, where a cp.async or bulk copy has not been waited for", verb(access), bytes, at);
     if (access != Access::write && states.all != each(shared_written)) fault("shared %s of %u bytes at 0x%x, which was never written", verb(access), bytes, at);
     if (access == Access::write && states.all != each(shared_written)) __builtin_memset(state, shared_written, bytes);
     if (access != Access::read)

@@ -57,7 +57,7 @@ static void read_b(Warp& warp, const Product& product, std::vector<u16>& b)
             const u8* place = check_async(reader, at, "wgmma's read");
             const u8* state = warp.block->state + (at - shared_window);
             for (u32 i = 0; i < 16; i++) {
-                if (state[i] == shared_in_flight) fault("wgmma reads shared memory at 0x%x, where a copy has not been waited for", at);
+                if (state[i] == shared_in_flight) fault("wgmma reads shared memory at 0x%x, where a cp.async or bulk copy has not been waited for", at);
                 if (state[i] == shared_unwritten) fault("wgmma reads shared memory at 0x%x, which was never written", at);
             }
             if (reader.launch->what->check_races != 0)
