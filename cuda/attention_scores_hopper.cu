@@ -132,7 +132,7 @@ template <bool Accumulate> __device__ __forceinline__ void multiply(f32x4 (&logi
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores(const __grid_constant__ AttentionScoresParams p)
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper(const __grid_constant__ AttentionScoresParams p)
 {
     const float minus_infinity = __uint_as_float(0xff800000);
     i32 thread = threadIdx.x, lane = thread % 32, quad = lane % 4, warp = thread / 32, group = warp / GROUP_WARPS, first_row = warp % GROUP_WARPS * WARP_ROWS;

@@ -14,9 +14,10 @@ internal sealed class Device : IDisposable
     /// <param name="architecture">Compute capability.</param>
     /// <param name="checksRaces">Whether data races are looked for.</param>
     /// <param name="beside">Whether the backend works on a side stream, beside <see cref="Stream"/>.</param>
-    public Device(ulong seed = 1, int architecture = 90, bool checksRaces = false, bool beside = false)
+    /// <param name="hopper">Whether kernels for sm_90a are used.</param>
+    public Device(ulong seed = 1, int architecture = 90, bool checksRaces = false, bool beside = false, bool hopper = false)
     {
-        Driver = new SimtDriver(seed, seed, architecture) { ChecksRaces = checksRaces };
+        Driver = new SimtDriver(seed, seed, architecture) { ChecksRaces = checksRaces, HopperKernels = hopper };
         Stream = (SimtStream)Driver.CreateStream();
         Backend = beside ? new GpuBackend(Driver, Driver.CreateStream(), Stream) : new GpuBackend(Driver, Stream);
     }

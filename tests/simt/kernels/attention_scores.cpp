@@ -8,6 +8,7 @@
 // variant: COMPACTOR_ELEMENT=1 COMPACTOR_HEAD_DIM=256 COMPACTOR_CHUNK=128 COMPACTOR_KEYS_RESIDENT=0 COMPACTOR_QUERY_GROUPS=1
 #include "attention_scores.cu"
 
+#define KERNEL attention_scores
 constexpr u32 SHARED = COLUMN_WARPS * 64 * ROW + GROUPS * (M * ROW + M * COLUMN_WARPS * 4);
 static u32 grid(i32 items) { return (u32)items; }
 

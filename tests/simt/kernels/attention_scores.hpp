@@ -1,5 +1,5 @@
 // Attention scores against a float64 loop: element types, chunk widths, partial chunks, protected tokens, strides, empty sequences. Whoever includes it says how the kernel is
-// launched: SHARED, and grid(items).
+// launched: KERNEL, SHARED, and grid(items).
 #pragma once
 #include "scores.hpp"
 
@@ -69,7 +69,7 @@ static Launched launch(const Case& c, const HostTensor& q, const HostTensor& k)
     p.logit_scale = (float)(c.scale * 1.4426950408889634);
     p.reduction = c.mean ? 1.0f / (float)c.group : 1;
     p.items = batch.chunks * c.heads;
-    LAUNCH(attention_scores, {grid(p.items)}, {THREADS}, SHARED, p);
+    LAUNCH(KERNEL, {grid(p.items)}, {THREADS}, SHARED, p);
     return {scores.values(), status[0]};
 }
 

@@ -5,6 +5,7 @@
 // variant: COMPACTOR_ELEMENT=1 COMPACTOR_HEAD_DIM=128 COMPACTOR_CHUNK=192
 #include "attention_scores_hopper.cu"
 
+#define KERNEL attention_scores_hopper
 constexpr u32 SHARED = 2 * COLUMNS * 2 * D + 128 * (2 * D + 16) + 2 * 8 * COLUMNS * 4 + 8 * 14;
 static u32 grid(i32 items) { return items < 3 ? (u32)items : 3; }
 
