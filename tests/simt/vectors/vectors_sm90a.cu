@@ -8,7 +8,7 @@ enum Wrapper { WGMMA_BF16, WGMMA_F16, BULK_COPY, MBARRIER_ARRIVE };
 struct WrapperVectorsParams
 {
     u64 inputs, outputs;   // u32 [128, input_words], [128, output_words]
-    u64 scratch;           // 2048 bytes
+    u64 scratch;           // not used
     i32 wrapper, input_words, output_words;
     i32 unused;
 };
