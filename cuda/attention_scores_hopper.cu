@@ -109,7 +109,7 @@ __device__ __forceinline__ void land_keys(const AttentionScoresParams& p, const 
     mbarrier_arrive(ready);
 }
 
-// A warp's rows of a tile, the last real one in place of those beyond it. The warp has read what was there.
+// A warp's rows of a tile, the last real one in place of those beyond it. Its lanes have read what was there.
 __device__ __forceinline__ void copy_queries(const AttentionScoresParams& p, const Item& item, i32 tile, u32 to, u32 ready, i32 first_row, i32 lane)
 {
     tile = min(tile, item.tiles(p.group) - 1);
@@ -189,7 +189,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
                     wgmma_wait_but<1>();
             }
 
-            __syncwarp();   // the warp's rows are in registers
             bool last = s == steps - 1;
             if (!last)
                 copy_queries(p, item, (s + 1) * GROUPS + group, queries_at, queries_ready, first_row, lane);
