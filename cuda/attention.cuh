@@ -36,18 +36,16 @@ template <i32 Team, i32 TileRows> struct Attention
             if (!__any_sync(0xffffffff, position > oldest))
                 return;
         }
+        static_assert(TILE_KEYS * UNITS % 32 == 0, "a warp's copies are whole");
         i64 offset = real ? paged_offset(p.cache, block, slot % p.block_size, item.head, ELEMENT_BYTES) : 0;
 #pragma unroll 4
-        for (i32 i = 0; i < (TILE_KEYS * UNITS + 31) / 32; i++)
+        for (i32 i = 0; i < TILE_KEYS * UNITS / 32; i++)
         {
             i32 copy = lane + 32 * i, row = copy / UNITS, unit = copy - row * UNITS;
             i64 from = __shfl_sync(0xffffffff, offset, row % 16) + unit * 16;
             u32 bytes = first_slot + first_key + row < end_slot ? 16 : 0;
-            if (TILE_KEYS * UNITS % 32 == 0 || copy < TILE_KEYS * UNITS)
-            {
-                cp_async_16(ring + unit_at(first_key + row, unit), (const void*)(p.cache.keys + from), bytes);
-                cp_async_16(ring + Shape::STAGE_KEYS * ROW_STRIDE + unit_at(first_key + row, unit), (const void*)(p.cache.values + from), bytes);
-            }
+            cp_async_16(ring + unit_at(first_key + row, unit), (const void*)(p.cache.keys + from), bytes);
+            cp_async_16(ring + Shape::STAGE_KEYS * ROW_STRIDE + unit_at(first_key + row, unit), (const void*)(p.cache.values + from), bytes);
         }
     }
 

@@ -29,7 +29,7 @@ template <class Real, i32 Size> struct InverseFactor
     static __device__ __forceinline__ constexpr i32 index(i32 a, i32 b) { return a * (a + 1) / 2 + b; }
 
     // w: the matrix, becomes L^-1, zeros above the diagonal. The ridge is epsilon, raised to its floor, times 10 after a bad pivot.
-    // Returns false when no escalation helps; w then holds zeros. SharedBytes at `at`; begins and ends with a barrier.
+    // Returns false when no escalation helps; w then holds zeros. SharedBytes at `at`, which nobody uses without a barrier before and after.
     static __device__ __forceinline__ bool invert(Real (&w)[Elements], Real epsilon, u32 at, i32 thread)
     {
         i32 r = thread / 16, c = thread % 16;
@@ -38,7 +38,6 @@ template <class Real, i32 Size> struct InverseFactor
 #pragma unroll
         for (i32 e = 0; e < Elements; e++)
             original[e] = w[e];
-        __syncthreads();
 #pragma unroll
         for (i32 a = 0; a < Tiles; a++)
             if (r == c)
@@ -67,7 +66,6 @@ template <class Real, i32 Size> struct InverseFactor
                     for (i32 b = 0; b <= a; b++)
                         w[index(a, b)] = a > b || r > c ? w[index(a, b)] * scale : r == c ? scale : 0;
                 }
-                __syncthreads();
                 return true;
             }
             ridge = 10 * ridge > (Real)1e-8 ? 10 * ridge : (Real)1e-8;
@@ -75,7 +73,6 @@ template <class Real, i32 Size> struct InverseFactor
 #pragma unroll
         for (i32 e = 0; e < Elements; e++)
             w[e] = 0;
-        __syncthreads();
         return false;
     }
 

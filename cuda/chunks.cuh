@@ -58,8 +58,7 @@ __device__ inline Part find_part(u64 cu_seqlens, u64 chunk_starts, u64 part_star
     i32 sequence = find_sequence(part_starts, sequences, part), index = part - ((const i32*)part_starts)[sequence];
     Chunk chunk = chunk_of(cu_seqlens, sequence, 0, size, skip_first, skip_last);
     i32 parts = parts_of(chunk.count), number = index / parts;   // of a full chunk
-    if (number > 0)
-        chunk = chunk_of(cu_seqlens, sequence, number, size, skip_first, skip_last);
+    chunk = chunk_of(cu_seqlens, sequence, number, size, skip_first, skip_last);
     i32 tokens = part_tokens(chunk.count), first = index % parts * tokens, left = chunk.count - first;
     return {chunk, ((const i32*)chunk_starts)[sequence] + number, first, left < tokens ? left : tokens};
 }

@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_con
     i32 sequence = find_sequence(p.chunk_starts, p.sequences, segment), index = segment - ((const i32*)p.chunk_starts)[sequence];
     Chunk chunk = chunk_of(p.cu_seqlens, sequence, index, p.chunk_size, p.skip_first, p.skip_last);
     i32 first_part = ((const i32*)p.part_starts)[sequence];
-    if (index > 0)
+    if (index > 0)   // a whole sequence's size has no parts to count
         first_part += index * parts_of(p.chunk_size);
     i32 parts = parts_of(chunk.count);
     u32 sums_at = shared_base() + Factor::SharedBytes;

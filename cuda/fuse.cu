@@ -233,44 +233,41 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_scores(const 
     bool digits = p.segments.histograms != 0;
     if (digits)
         clear_digits();
-    if (g.strip < g.strips)
+    i32 length = length_of(p.segments.pairs, g.sequence, g.head), lane = threadIdx.x % 32;
+    Range scored = scored_tokens(p, length);
+    double weight = ((const double*)p.weights)[g.sequence];
+    for (i32 first = g.strip * STRIP; first < length && first < (g.strip + 1) * STRIP; first += 32)
     {
-        i32 length = length_of(p.segments.pairs, g.sequence, g.head), lane = threadIdx.x % 32;
-        Range scored = scored_tokens(p, length);
-        double weight = ((const double*)p.weights)[g.sequence];
-        for (i32 first = g.strip * STRIP; first < length && first < (g.strip + 1) * STRIP; first += 32)
+        i32 token = first + lane;
+        bool bad = false;
+        i64 pair = pair_of(p.segments.pairs, g.sequence, g.head, token);
+        if (token < length)
         {
-            i32 token = first + lane;
-            bool bad = false;
-            i64 pair = pair_of(p.segments.pairs, g.sequence, g.head, token);
-            if (token < length)
+            float fused = 0;
+            if (token >= scored.begin && token < scored.end)
             {
-                float fused = 0;
-                if (token >= scored.begin && token < scored.end)
+                if (p.attention.raw)
+                    fused = (float)z_of(p.attention, g.sequence, g.head, token - scored.begin, ((const float*)p.scores)[pair]);
+                if (p.leverage.raw)
                 {
-                    if (p.attention.raw)
-                        fused = (float)z_of(p.attention, g.sequence, g.head, token - scored.begin, ((const float*)p.scores)[pair]);
-                    if (p.leverage.raw)
-                    {
-                        double z = weight * z_of(p.leverage, g.sequence, g.head, token - scored.begin, ((const float*)p.leverage.raw)[pair]);
-                        fused = (float)(p.attention.raw ? fused + z : z);
-                    }
+                    double z = weight * z_of(p.leverage, g.sequence, g.head, token - scored.begin, ((const float*)p.leverage.raw)[pair]);
+                    fused = (float)(p.attention.raw ? fused + z : z);
                 }
-                bad = !is_finite(fused);
-                if (bad)
-                    fused = -3.40282347e38f;
-                if (token < p.protect_first || token >= length - (i64)p.protect_last)
-                    fused = __uint_as_float(0x7f800000);
-                ((float*)p.scores)[pair] = fused;
-                if (digits)
-                    count_digit(key_of(fused), 0, 0);
             }
-            u32 found = __ballot_sync(0xffffffff, bad);
-            if (found != 0 && lane == __ffs(found) - 1)
-            {
-                atomic_add_global((u32*)p.non_finite, __popc(found));
-                report(p.status, STATUS_NON_FINITE_SCORE, p.segments.pairs.ragged ? (i32)pair : ((const i32*)p.segments.pairs.offsets)[g.sequence] + token, g.head);
-            }
+            bad = !is_finite(fused);
+            if (bad)
+                fused = -3.40282347e38f;
+            if (token < p.protect_first || token >= length - (i64)p.protect_last)
+                fused = __uint_as_float(0x7f800000);
+            ((float*)p.scores)[pair] = fused;
+            if (digits)
+                count_digit(key_of(fused), 0, 0);
+        }
+        u32 found = __ballot_sync(0xffffffff, bad);
+        if (found != 0 && lane == __ffs(found) - 1)
+        {
+            atomic_add_global((u32*)p.non_finite, __popc(found));
+            report(p.status, STATUS_NON_FINITE_SCORE, p.segments.pairs.ragged ? (i32)pair : ((const i32*)p.segments.pairs.offsets)[g.sequence] + token, g.head);
         }
     }
     if (digits)

@@ -55,12 +55,9 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_digits(cons
     if (p.round > 0)
         state = ((const SegmentState*)p.segments.states)[g.index];
     clear_digits();
-    if (g.strip < g.strips)
-    {
-        i32 length = length_of(p.segments.pairs, g.sequence, g.head), end = (g.strip + 1) * STRIP < length ? (g.strip + 1) * STRIP : length;
-        for (i32 token = g.strip * STRIP + threadIdx.x % 32; token < end; token += 32)
-            count_digit(key_at(p, g, g.head, token), p.round, state.key);
-    }
+    i32 length = length_of(p.segments.pairs, g.sequence, g.head), end = (g.strip + 1) * STRIP < length ? (g.strip + 1) * STRIP : length;
+    for (i32 token = g.strip * STRIP + threadIdx.x % 32; token < end; token += 32)
+        count_digit(key_at(p, g, g.head, token), p.round, state.key);
     finish_round(p.segments, g, p.round, state.key, state.wanted);
 }
 
@@ -236,8 +233,6 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_write(const
 extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_raise(const __grid_constant__ SelectParams p)
 {
     Segment g = segment_of_block(p.segments);
-    if (g.strip >= g.strips)
-        return;
     SegmentState state = ((const SegmentState*)p.segments.states)[g.index];
     i32 length = length_of(p.segments.pairs, g.sequence, g.head), end = (g.strip + 1) * STRIP < length ? (g.strip + 1) * STRIP : length;
     for (i32 token = g.strip * STRIP + threadIdx.x % 32; token < end; token += 32)

@@ -22,12 +22,12 @@ internal static class CompressionSession
     public static void Execute(string input, KvLayout layout, CompressionSettings settings, string? output, string? folder, bool json)
     {
         var target = folder is null ? null : new ReportFolder(folder);
-        if (output is not null && target?.Contains(output) == true)
-            throw new CompactorException(CompactorStatus.InvalidArgument, $"--out is '{output}', within the folder of --report, which a report has for itself; name another place.");
+        if (output is not null)
+            OutputFile.CheckOutside(output, target);
         using var dump = KvDump.Open(input, layout);
-        using var backend = KvBackend.Open(settings.Backend, out string? fallback, new CudaOptions { Announce = Note }, settings.Threads);
+        using var backend = KvBackend.Open(settings.Backend, out string? fallback, new CudaOptions { Announce = Terminal.Note }, settings.Threads);
         if (fallback is not null)
-            Note($"the cpu computes: {fallback}");
+            Terminal.Note($"the cpu computes: {fallback}");
         using var compression = new FileCompression(dump, settings, backend);
         var report = LazyProgress.Run($"Compressing {Path.GetFileName(input)}", progress =>
         {
@@ -39,7 +39,7 @@ internal static class CompressionSession
             return report;
         });
         foreach (string note in report.Notes)
-            Note(note);
+            Terminal.Note(note);
         if (json)
         {
             JsonDocumentWriter.Write(writer => report.WriteJson(writer, input, output, folder));
@@ -59,6 +59,4 @@ internal static class CompressionSession
             compression.Save(output, interruption.Token);
         staged?.Publish();
     }
-
-    private static void Note(string note) => Console.Error.WriteLine($"compactor: note: {note}");
 }

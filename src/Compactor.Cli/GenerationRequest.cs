@@ -30,6 +30,9 @@ internal sealed record GenerationRequest
     /// <summary>Options of the method.</summary>
     public required CompressionOptions Options { get; init; }
 
+    /// <summary>The method as a calibration states it.</summary>
+    public required string Method { get; init; }
+
     /// <summary>How tokens are chosen.</summary>
     public required GenerationOptions Generation { get; init; }
 

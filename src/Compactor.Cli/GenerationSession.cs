@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Globalization;
 using Compactor.Host;
 using Compactor.Native;
-using Compactor.Native.Calibration;
 using Compactor.Native.Compression;
 using Compactor.Native.Cpu;
 
@@ -28,17 +27,20 @@ internal static class GenerationSession
         if (Directory.Exists(request.Prompt))
             throw new CompactorException(CompactorStatus.InvalidFile, $"'{request.Prompt}' is a folder; name a text file in it.");
         string text = File.ReadAllText(request.Prompt);
-        var calibration = request.Quality is null ? null : LoadCalibration(request);
+        var calibration = request.Quality is null ? null : FittedCalibration.Load(request);
         var result = LazyProgress.Run($"Reading {Path.GetFileName(request.Prompt)}", progress => Run(request, text, calibration, progress));
+        if (calibration?.Unstated is { } unstated)
+            Terminal.Note(unstated);
         if (json)
             WriteJson(request, result);
         else
             Print(request, result);
     }
 
-    private static Result Run(GenerationRequest request, string text, RetentionCalibration? calibration, Action<double> progress)
+    private static Result Run(GenerationRequest request, string text, FittedCalibration? calibration, Action<double> progress)
     {
         using var model = LlamaModel.Load(request.Model);
+        calibration?.RequireModel(model, request.Model);
         var tokenizer = TextTokenizer.Load(request.Model);
         int[] prompt = [.. tokenizer.Begin, .. tokenizer.Encode(text)];
         int[][] questions = [.. request.Questions.Select(tokenizer.Encode)];
@@ -62,7 +64,7 @@ internal static class GenerationSession
         {
             using var prefill = engine.Prefill(prompt);
             nll = prefill.Nll()[0];
-            retention = calibration.RetentionFor(request.Quality!.Value, nll.Value);
+            retention = calibration.Calibration.RetentionFor(request.Quality!.Value, nll.Value);
             context = prefill.Compress(Budget.Retention(retention), request.Options);
         }
         using var compressed = context;
@@ -82,14 +84,6 @@ internal static class GenerationSession
         });
         return new Result(prompt.Length, retention, nll, pairs, kept, blocks, read, Stopwatch.GetElapsedTime(start),
             [.. answers.Select((tokens, i) => new Answer(questions.Length == 0 ? null : request.Questions[i], questions.Length == 0 ? 0 : questions[i].Length, tokens, tokenizer.Decode(tokens)))]);
-    }
-
-    private static RetentionCalibration LoadCalibration(GenerationRequest request)
-    {
-        string path = request.Calibration ?? Path.Combine(request.Model, "calibration.json");
-        if (!File.Exists(path))
-            throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' does not exist; --quality needs a calibration of the model. Name one with --calibration, or use --retention.");
-        return RetentionCalibration.Load(path);
     }
 
     private static void RequireRoom(GenerationRequest request, ModelConfig config, int prompt, int[][] questions)

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using Compactor.Host.Evaluation;
 using Compactor.Native.Compression;
 
 namespace Compactor.Cli;
@@ -8,7 +9,7 @@ namespace Compactor.Cli;
 /// <summary>The options of the method on the command line, each a field of <see cref="CompressionOptions"/> that changes a preset.</summary>
 internal sealed class MethodOptions
 {
-    private const string DefaultPreset = "paper";
+    private const string DefaultPreset = "paper", Seed = "seed";
 
     private readonly Option<string?> _preset = new("--preset")
     {
@@ -59,7 +60,7 @@ internal sealed class MethodOptions
         Choice("--count", "How --retention becomes a count.", o => o.RetentionCount, (o, v) => o with { RetentionCount = v },
             ("ceil", RetentionCount.CeilingOfTokens), ("floor", RetentionCount.FloorOfTokens), ("round-unprotected", RetentionCount.RoundOfUnprotected));
         Number<int>("--min-tokens-per-head", "Tokens every head keeps at least.", o => o.MinTokensPerHead, (o, v) => o with { MinTokensPerHead = v });
-        Number<ulong>("--seed", "Seed of the sketches.", o => o.Seed, (o, v) => o with { Seed = v });
+        Number<ulong>("--" + Seed, "Seed of the sketches.", o => o.Seed, (o, v) => o with { Seed = v });
     }
 
     public void AddTo(Command command)
@@ -82,6 +83,10 @@ internal sealed class MethodOptions
     /// <summary>Every option as its command-line name, without dashes, and value.</summary>
     public IEnumerable<(string Name, string Value)> Describe(CompressionOptions options) =>
         _fields.Select(field => (field.Option.Name.TrimStart('-'), field.Show(options)));
+
+    /// <summary>A method as one line, equal for equal methods: its policy and every option of it. The seed of the sketches is left out, which changes no more than chance does.</summary>
+    public string Line(EvaluatedMethod method) =>
+        string.Join(' ', Describe(method.Options).Where(option => option.Name != Seed).Select(option => $"{option.Name}={option.Value}").Prepend(method.PolicyOf(0).Name));
 
     private void Number<T>(string name, string description, Func<CompressionOptions, T> get, Func<CompressionOptions, T, CompressionOptions> set, string helpName = "n")
         where T : struct, IParsable<T>, IFormattable =>

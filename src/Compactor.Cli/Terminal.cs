@@ -16,5 +16,8 @@ internal static class Terminal
         return console;
     }
 
+    /// <summary>Tells something besides what was asked for.</summary>
+    public static void Note(string note) => Console.Error.WriteLine($"compactor: note: {note}");
+
     public static IAnsiConsole Error() => AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Error) });
 }

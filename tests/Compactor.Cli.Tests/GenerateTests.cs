@@ -1,10 +1,11 @@
 using System.Text.Json;
+using System.Text.RegularExpressions;
 using Compactor.Native.Calibration;
 using Xunit;
 
 namespace Compactor.Cli.Tests;
 
-public class GenerateTests : TemporaryFolder
+public partial class GenerateTests : TemporaryFolder
 {
     private const string Needle = "One special magic number for vinu is 91 17 .";
 
@@ -29,6 +30,17 @@ public class GenerateTests : TemporaryFolder
         Assert.Equal(json.GetProperty("prompt_tokens").GetInt64() * 2 * 4, pairs);
         Assert.InRange(json.GetProperty("kept_pairs").GetInt64(), pairs / 2, pairs * 6 / 10);
         Assert.Equal(JsonValueKind.Null, json.GetProperty("prompt_nll").ValueKind);
+    }
+
+    [Fact]
+    public void The_command_that_the_README_shows_answers()
+    {
+        string readme = File.ReadAllText(Path.Combine(AppContext.BaseDirectory, "README.md"));
+        string command = Assert.Single(readme.Split('\n'), line => line.StartsWith("compactor generate ", StringComparison.Ordinal));
+        string[] arguments = [.. Argument().Matches(command).Select(match => match.Value.Trim('"')).Skip(1)];
+        var answered = Tool.RunIn(AppContext.BaseDirectory, arguments);
+        Assert.True(answered.ExitCode == 0, answered.Error);
+        Assert.Contains("is 91 17 .\n", answered.Output);
     }
 
     [Fact]
@@ -74,21 +86,44 @@ public class GenerateTests : TemporaryFolder
     }
 
     [Fact]
+    public void A_calibration_is_used_for_what_it_was_fitted_for_and_for_nothing_else()
+    {
+        string[] generate = ["generate", "--prompt", Prompt, "--quality", "0.9", "--max-tokens", "2", "--calibration", At("c.json")];
+        new RetentionCalibration(-1, -2) { Model = "0123456789abcdef" }.Save(At("c.json"));
+        Tool.Run(generate).FailsWith(1, At("c.json"), "0123456789abcdef", "'needle' is ", "compactor calibrate --model", "--retention");
+        new RetentionCalibration(-1, -2) { Method = "leverage sketch=48" }.Save(At("c.json"));
+        Tool.Run(generate).FailsWith(1, "fitted for leverage;", "this is compactor ", "compactor calibrate", "--retention");
+
+        new RetentionCalibration(-1, -2).Save(At("c.json"));
+        var used = Tool.Run(generate);
+        Assert.Equal(0, used.ExitCode);
+        Assert.Equal($"compactor: note: '{At("c.json")}' does not say for which model and which options of the method it was fitted; whether that is what is used here is not known.\n", used.Error);
+
+        var bundled = Tool.Run(generate[..^2]);
+        Assert.Equal((0, ""), (bundled.ExitCode, bundled.Error));
+        Tool.Run([.. generate[..^2], "--preset", "kvpress"]).FailsWith(1, "calibration.json", "lambda=auto");
+    }
+
+    [Fact]
     public void Wrong_use_is_one_line_that_says_what_to_do()
     {
         string prompt = Prompt;
         Tool.Run("generate", "--prompt", prompt, "--retention", "0.5", "--quality", "0.9").FailsWith(2, "--retention", "--quality");
         Tool.Run("generate", "--prompt", prompt, "--calibration", At("c.json")).FailsWith(2, "--quality");
         Tool.Run("generate", "--prompt", prompt, "--retention", "1.5").FailsWith(2, "--retention is 1.5");
-        Tool.Run("generate", "--prompt", prompt, "--max-tokens", "0").FailsWith(2, "MaxTokens is 0");
-        Tool.Run("generate", "--prompt", prompt, "--top-p", "0").FailsWith(2, "TopP is 0");
+        Tool.Run("generate", "--prompt", prompt, "--max-tokens", "0").FailsWith(2, "--max-tokens is 0; use 1 or more");
+        Tool.Run("generate", "--prompt", prompt, "--top-p", "2").FailsWith(2, "--top-p is 2; use a probability above 0, up to 1");
+        Tool.Run("generate", "--prompt", prompt, "--temperature=-1").FailsWith(2, "--temperature is -1; use 0");
         Tool.Run("generate", "--prompt", prompt, "--quality", "0.9", "--calibration", At("none.json")).FailsWith(1, "none.json", "does not exist");
         Tool.Run("generate", "--prompt", At("none.txt")).FailsWith(1, "none.txt");
         Tool.Run("generate", "--prompt", prompt, "--model", At("none")).FailsWith(1, At("none"));
-        Tool.Run("generate", "--prompt", prompt, "--question", "Unheard words").FailsWith(1, "'Unheard'");
+        Tool.Run("generate", "--prompt", prompt, "--question", "Unheard words").FailsWith(1, "'Unheard'", "650 words", "another model");
         Tool.Run("generate", "--prompt", prompt, "--question", " ").FailsWith(1, "Question 1");
         Tool.Run("generate", "--prompt", prompt, "--max-tokens", "2000").FailsWith(1, "1024", "--max-tokens");
     }
+
+    [GeneratedRegex("\"[^\"]*\"|[^ ]+")]
+    private static partial Regex Argument();
 
     private static JsonElement Answer(JsonElement json, int index) => json.GetProperty("answers")[index];
 }

@@ -1,3 +1,4 @@
+using System.Security.Cryptography;
 using Compactor.Native;
 using Compactor.Native.Cpu;
 using Compactor.Native.Io;
@@ -17,6 +18,19 @@ public sealed class CheckpointTests : IDisposable
         float[] sharded = Logits(TestFiles.Data("llama3"), tokens);
         Merge("llama3", (_, tensor) => tensor);
         Assert.Equal(sharded, Logits(_folder, tokens));
+    }
+
+    [Fact]
+    public void A_fingerprint_is_of_the_weight_files_in_the_order_of_their_names()
+    {
+        string Expected(string folder) => Convert.ToHexStringLower(SHA256.HashData(
+            [.. Directory.GetFiles(folder, "model*.safetensors").Order(StringComparer.Ordinal).SelectMany(File.ReadAllBytes)]))[..16];
+        foreach (string folder in (string[])[TestFiles.Data("llama3"), TestFiles.Needle])
+        {
+            using var model = LlamaModel.Load(folder + Path.DirectorySeparatorChar);
+            Assert.Equal((Path.GetFileName(folder), Expected(folder)), (model.Name, model.Fingerprint));
+        }
+        Assert.True(Directory.GetFiles(TestFiles.Data("llama3"), "model*.safetensors").Length > 1);
     }
 
     [Fact]

@@ -1,6 +1,7 @@
-"""Proves that the kernels' tests notice faults: takes away, one at a time, each barrier, wait and bound check of cuda/, and runs the tests of the kernels that contain it.
+"""Proves that the kernels' tests notice faults: takes away, one at a time, each barrier, wait and bound check of cuda/, and runs the tests of the kernels that contain it;
+those of a bound that is not missed are run under AddressSanitizer too, where there is a build with it.
 
-    cmake -S tests/simt -B build/simt && cmake --build build/simt --target simt && python3 tests/simt/mutate.py build/simt [--only TEXT] [--list] [--jobs N]
+    cmake -S tests/simt -B build/simt && cmake --build build/simt --target simt && python3 tests/simt/mutate.py build/simt [--sanitized build/simt-sanitized] [--only TEXT] [--list] [--jobs N]
 
 At least 90 % of the faults must make a test fail, and each survivor must stand in survivors.txt with the reason why it is harmless. A test that does not end counts as failing.
 """
@@ -83,6 +84,12 @@ def includes(file, folder):
     return found
 
 
+def tests_of(build):
+    """The kernels' tests of a build folder."""
+    library = (build / "libsimt.so").resolve(strict=True)
+    return [Test(c, library) for c in json.loads((build / "compile_commands.json").read_text()) if "/simt/kernels/" in c["file"]]
+
+
 class Test:
     """A variant of a kernel's test, as the build compiles it."""
 
@@ -103,7 +110,8 @@ class Test:
         arguments[arguments.index("-o") + 1] = f"{program}.o"
         if subprocess.run([*arguments, "-w"], capture_output=True, cwd=folder).returncode != 0:
             return "invalid"
-        subprocess.run(["g++", f"{program}.o", str(self.library), f"-Wl,-rpath,{self.library.parent}", "-o", str(program)], check=True, capture_output=True)
+        sanitizers = [a for a in arguments if a.startswith("-fsanitize=") and a != "-fsanitize=thread"]
+        subprocess.run(["g++", *sanitizers, f"{program}.o", str(self.library), f"-Wl,-rpath,{self.library.parent}", "-o", str(program)], check=True, capture_output=True)
         try:
             done = subprocess.run([program], capture_output=True, text=True, errors="replace", timeout=SECONDS)
         except subprocess.TimeoutExpired:
@@ -131,14 +139,13 @@ def plant(tests, file, start, end, replacement):
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("build", type=Path, help="build folder of tests/simt")
+    options.add_argument("--sanitized", type=Path, help="build folder of tests/simt with COMPACTOR_SANITIZE")
     options.add_argument("--only", default="", help="faults whose line of --list contains this text")
     options.add_argument("--list", action="store_true", help="print the faults and plant none")
     options.add_argument("--jobs", type=int, default=os.cpu_count())
     given = options.parse_args()
 
-    library = (given.build / "libsimt.so").resolve(strict=True)
-    commands = json.loads((given.build / "compile_commands.json").read_text())
-    tests = [Test(c, library) for c in commands if "/simt/kernels/" in c["file"]]
+    tests, sanitized = tests_of(given.build), tests_of(given.sanitized) if given.sanitized else []
     reasons = dict(line.split(" | ", 1) for line in (ROOT / "tests/simt/survivors.txt").read_text().splitlines() if " | " in line)
 
     faults = []
@@ -156,7 +163,7 @@ def main():
 
     killed, survivors, invalid = 0, [], 0
     with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
-        running = {pool.submit(plant, [t for t in tests if file in t.files], file, start, end, replacement): (kind, name) for kind, name, file, start, end, replacement in faults}
+        running = {pool.submit(plant, [t for t in tests + sanitized * (kind == "bound") if file in t.files], file, start, end, replacement): (kind, name) for kind, name, file, start, end, replacement in faults}
         for done in concurrent.futures.as_completed(running):
             kind, name = running[done]
             verdict = done.result()

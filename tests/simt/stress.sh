@@ -7,5 +7,5 @@ status=0
 cmake -S tests/simt -B build/simt && SIMT_SCHEDULES=50 ctest --test-dir build/simt --output-on-failure || status=1
 cmake -S tests/simt -B build/simt-sanitized -DCOMPACTOR_SANITIZE=address,undefined &&
   ctest --test-dir build/simt-sanitized --output-on-failure || status=1
-python3 tests/simt/mutate.py build/simt || status=1
+python3 tests/simt/mutate.py build/simt --sanitized build/simt-sanitized || status=1
 exit "$status"

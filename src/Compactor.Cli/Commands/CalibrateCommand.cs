@@ -2,7 +2,7 @@ using System.CommandLine;
 using Compactor.Cli.Evaluation;
 using Compactor.Cli.Reporting;
 using Compactor.Host.Evaluation;
-using Compactor.Native;
+using Compactor.Native.Compression;
 
 namespace Compactor.Cli.Commands;
 
@@ -24,31 +24,42 @@ internal static class CalibrateCommand
         var samples = ValueOption.Number<int>("--samples", $"Contexts of each task and seed to try it on. [default: {DefaultSamples}]");
         var quality = ValueOption.Number<double>("--quality", $"Wanted share of the full cache's quality, 0 to 1. [default: {DefaultQuality}]", "tau");
         var common = new EvaluationOptions();
+        var method = new MethodOptions();
         var command = new Command("calibrate", "Fits how much of a context's cache a wanted quality takes, and tries it on other contexts and tasks.") { output, policy, fitTasks, retentions, fitSamples, tasks, samples, quality };
         common.AddTo(command);
+        method.AddTo(command);
         command.SetAction(parsed =>
         {
             var result = parsed.CommandResult;
             string path = parsed.GetRequiredValue(output);
-            if (Path.GetDirectoryName(Path.GetFullPath(path)) is not { } parent || !Directory.Exists(parent))
-                throw new CompactorException(CompactorStatus.InvalidArgument, $"--out is '{path}', in a folder that does not exist; create that first.");
             double wanted = parsed.GetValue(quality) ?? DefaultQuality;
             if (wanted is not (>= 0 and <= 1))
                 throw new UsageException($"--quality is {wanted}; use 0 to 1.");
+            var compressed = Method(parsed.GetRequiredValue(policy), EvaluationOptions.OfUser(() => method.Read(result)));
             double[] kept = EvaluationOptions.Retentions(parsed.GetRequiredValue(retentions), "--fit-retention");
-            var plan = new CalibrationPlan(EvaluationOptions.OfUser(() => EvaluatedMethod.Named(parsed.GetRequiredValue(policy))),
-                EvaluationOptions.Tasks(parsed.GetRequiredValue(fitTasks), "--fit-tasks"), EvaluationOptions.Count(parsed.GetValue(fitSamples), "--fit-samples", DefaultFitSamples), kept,
+            var plan = new CalibrationPlan(compressed, EvaluationOptions.Tasks(parsed.GetRequiredValue(fitTasks), "--fit-tasks"), EvaluationOptions.Count(parsed.GetValue(fitSamples), "--fit-samples", DefaultFitSamples), kept,
                 EvaluationOptions.Tasks(parsed.GetValue(tasks), "--tasks"), EvaluationOptions.Count(parsed.GetValue(samples), "--samples", DefaultSamples), wanted, common.Seeds(result, 21, 22, 23));
             var folder = parsed.GetValue(common.Report) is { } name ? new ReportFolder(name) : null;
+            OutputFile.Check(path, folder);
             var trials = common.Load(result, turns: false);
             using var model = trials.Model;
             using var interruption = new Interruption();
-            var report = new CalibrationReport(LazyProgress.Run("Calibrating", progress => CalibrationTrial.Run(trials, plan, progress, interruption.Token)), trials);
+            var trial = LazyProgress.Run("Calibrating", progress => CalibrationTrial.Run(trials, plan, progress, interruption.Token));
+            var report = new CalibrationReport(trial with { Calibration = trial.Calibration with { Method = method.Line(compressed) } }, trials);
+            using var staged = folder?.Stage(report.Files(), interruption.Token);
             report.Trial.Calibration.Save(path);
-            folder?.Write(report.Files());
+            staged?.Publish();
             report.Print(parsed.GetValue(common.Json), parsed.GetValue(common.Markdown), path, folder?.Name);
             return CommandLine.Success;
         });
         return command;
+    }
+
+    /// <summary>A policy and its options, which the presets among the policies bring along.</summary>
+    private static EvaluatedMethod Method(string policy, CompressionOptions options)
+    {
+        if (policy != SelectionPolicy.Compactor.Name && CompressionPresets.ByName.ContainsKey(policy) && options != CompressionPresets.Paper)
+            throw new UsageException($"--policy {policy} is a preset with options of its own; leave the others out, or give --preset {policy} and what differs.");
+        return EvaluationOptions.OfUser(() => EvaluatedMethod.Named(policy, options));
     }
 }

@@ -1,7 +1,9 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using Compactor.Host;
+using Compactor.Host.Evaluation;
 using Compactor.Native;
+using Compactor.Native.Compression;
 
 namespace Compactor.Cli.Commands;
 
@@ -46,6 +48,12 @@ internal static class GenerateCommand
             foreach (var (name, share) in ((string, double?)[])[("--retention", result.GetValue(retention)), ("--quality", result.GetValue(quality))])
                 if (share is { } given && !(given is >= 0 and <= 1))
                     throw new UsageException($"{name} is {given}; use a share from 0 to 1.");
+            if (result.GetValue(maxTokens) is < 1)
+                throw new UsageException($"--max-tokens is {result.GetValue(maxTokens)}; use 1 or more.");
+            if (result.GetValue(temperature) is { } divisor && !(divisor >= 0 && double.IsFinite(divisor)))
+                throw new UsageException($"--temperature is {divisor}; use 0 (the likeliest token) or a finite number above.");
+            if (result.GetValue(topP) is { } probability && !(probability is > 0 and <= 1))
+                throw new UsageException($"--top-p is {probability}; use a probability above 0, up to 1.");
             if (result.GetValue(threads) is < 0)
                 throw new UsageException($"--threads is {result.GetValue(threads)}; use 1 or more, or 0 for all cores.");
             try
@@ -57,7 +65,7 @@ internal static class GenerateCommand
                     TopP = result.GetValue(topP) ?? 1,
                     Seed = result.GetValue(samplingSeed) ?? 0,
                 };
-                generation.Validate();
+                var options = method.Read(result);
                 return new GenerationRequest
                 {
                     Model = result.GetValue(model) ?? GenerationRequest.BundledModel,
@@ -66,7 +74,8 @@ internal static class GenerateCommand
                     Retention = result.GetValue(quality) is null ? result.GetValue(retention) ?? 0.5 : null,
                     Quality = result.GetValue(quality),
                     Calibration = result.GetValue(calibration),
-                    Options = method.Read(result),
+                    Options = options,
+                    Method = method.Line(EvaluatedMethod.Named(SelectionPolicy.Compactor.Name, options)),
                     Generation = generation,
                     Stop = result.GetValue(stop),
                     Threads = result.GetValue(threads) ?? 0,

@@ -82,13 +82,8 @@ internal sealed record ComparisonReport(PolicyComparison Comparison, Trials Tria
 
     private void WriteJson(Utf8JsonWriter json)
     {
-        json.WriteString("tool", $"compactor {CompressionSettings.ToolVersion}");
-        json.WriteNumber("length", Trials.Length);
+        EvaluationTables.WriteHead(json, Trials, Plan.Seeds);
         json.WriteBoolean("multi_turn", Trials.Turns);
-        json.WriteStartArray("seeds");
-        foreach (ulong seed in Plan.Seeds)
-            json.WriteNumberValue(seed);
-        json.WriteEndArray();
         json.WriteStartObject("options");
         foreach (var (name, value) in Options)
             json.WriteString(name, value);

@@ -34,6 +34,21 @@ internal static class EvaluationTables
     /// <summary>Percent with the interval.</summary>
     public static string Range(Interval interval) => string.Create(CultureInfo.InvariantCulture, $"{100 * interval.Value:0.0} [{100 * interval.Low:0.0}, {100 * interval.High:0.0}]");
 
+    /// <summary>What a result depends on besides what was asked: tool, day, machine, weights, contexts.</summary>
+    public static void WriteHead(Utf8JsonWriter json, Trials trials, IReadOnlyList<ulong> seeds)
+    {
+        json.WriteString("tool", $"compactor {CompressionSettings.ToolVersion}");
+        json.WriteString("date", DateTime.UtcNow.ToString("yyyy-MM-dd", CultureInfo.InvariantCulture));
+        json.WriteNumber("processor_cores", Environment.ProcessorCount);
+        json.WriteString("model", trials.Model.Name);
+        json.WriteString("model_fingerprint", trials.Model.Fingerprint);
+        json.WriteNumber("length", trials.Length);
+        json.WriteStartArray("seeds");
+        foreach (ulong seed in seeds)
+            json.WriteNumberValue(seed);
+        json.WriteEndArray();
+    }
+
     /// <summary>An interval as an object.</summary>
     public static void Write(Utf8JsonWriter json, string name, Interval interval)
     {

@@ -45,6 +45,7 @@ public sealed record CalibrationTrial(CalibrationPlan Plan, RetentionCalibration
     /// <param name="plan">How.</param>
     /// <param name="progress">Receives what share is done, 0 to 1.</param>
     /// <param name="cancellation">Stops between contexts.</param>
+    /// <returns>The trial; its calibration states the model, and leaves the method to the caller, who has names for the options.</returns>
     /// <exception cref="CompactorException">There are too few observations.</exception>
     public static CalibrationTrial Run(Trials trials, CalibrationPlan plan, Action<double> progress, CancellationToken cancellation)
     {
@@ -53,7 +54,11 @@ public sealed record CalibrationTrial(CalibrationPlan Plan, RetentionCalibration
             double nll = trial.ContextNll, full = Answers(trial.Run(plan.Method, 1));
             return plan.FitRetentions.Select(retention => CalibrationSample.FromAnswers(retention, nll, full, Answers(trial.Run(plan.Method, retention)))).ToArray();
         }, share => progress(FitShare * share), cancellation).SelectMany(task => task).SelectMany(context => context)];
-        var calibration = RetentionCalibration.Fit(observations) with { Description = $"{plan.Method.Name} on {string.Join(", ", plan.FitTasks.Select(task => task.Name))}" };
+        var calibration = RetentionCalibration.Fit(observations) with
+        {
+            Description = $"{plan.Method.Name} on {string.Join(", ", plan.FitTasks.Select(task => task.Name))}",
+            Model = trials.Model.Fingerprint,
+        };
 
         ulong[] seeds = [.. plan.Seeds.Select(seed => seed + TrySeeds)];
         var contexts = trials.Run(plan.Tasks, seeds, plan.PerSeed, trial =>

@@ -7,6 +7,7 @@ internal sealed class WordText : TextTokenizer
 {
     private readonly Dictionary<string, int> _ids;
     private readonly Dictionary<int, string> _words;
+    private readonly int _known;
 
     public WordText(JsonFile json)
     {
@@ -17,11 +18,13 @@ internal sealed class WordText : TextTokenizer
         _ids = Vocabulary(json);
         foreach (var (word, id) in new AddedTokens(json).Ids)
             _ids[word] = id;
+        // Special tokens and rows of the embedding that no word uses are written <pad>, <unused652>.
+        _known = _ids.Keys.Count(word => word is not ['<', .., '>']);
         _words = _ids.ToDictionary(entry => entry.Value, entry => entry.Key);
     }
 
     public override int[] Encode(string text) => [.. text.Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries).Select(word => _ids.TryGetValue(word, out int id) ? id
-        : throw new CompactorException(CompactorStatus.InvalidArgument, $"The word '{word}' is not in the model's vocabulary of {_ids.Count} words, which are separated by spaces."))];
+        : throw new CompactorException(CompactorStatus.InvalidArgument, $"The model knows {_known} words, separated by spaces, and '{word}' is none of them; use those its tokenizer.json lists, or another model."))];
 
     public override string Decode(IEnumerable<int> tokens) => string.Join(' ', tokens.Select(id => _words.TryGetValue(id, out string? word) ? word
         : throw new CompactorException(CompactorStatus.InvalidArgument, $"There is no token {id} in the model's vocabulary.")));

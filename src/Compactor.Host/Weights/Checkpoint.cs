@@ -36,6 +36,9 @@ internal sealed class Checkpoint : IDisposable
         }
     }
 
+    /// <summary>The files of the weights, in the order of their names.</summary>
+    public string[] Files => [.. _files.Keys.Order(StringComparer.Ordinal)];
+
     /// <summary>Whether there is a tensor of a name.</summary>
     public bool Contains(string name) => _tensors.ContainsKey(name);
 

@@ -1,3 +1,4 @@
+using System.Security.Cryptography;
 using Compactor.Native;
 
 namespace Compactor.Host;
@@ -5,9 +6,15 @@ namespace Compactor.Host;
 /// <summary>Weights of a Llama-family decoder. Immutable once loaded: engines on several threads may share one.</summary>
 public sealed class LlamaModel : IDisposable
 {
-    private LlamaModel(ModelConfig config, Checkpoint checkpoint, Cores cores)
+    private const int FingerprintBytes = 8;
+
+    private readonly Lazy<string> _fingerprint;
+
+    private LlamaModel(string name, ModelConfig config, Checkpoint checkpoint, Cores cores)
     {
-        Config = config;
+        (Name, Config) = (name, config);
+        string[] files = checkpoint.Files;
+        _fingerprint = new Lazy<string>(() => FingerprintOf(files));
         const string embedding = "model.embed_tokens.weight", head = "lm_head.weight";
         Embedding = new Matrix(checkpoint.Get(embedding, config.VocabularySize, config.HiddenSize), null, cores);
         Layers = new LayerWeights[config.Layers];
@@ -16,6 +23,16 @@ public sealed class LlamaModel : IDisposable
         FinalNorm = LayerWeights.ReadNorm(checkpoint, "model.norm.weight", config.HiddenSize, config.NormEpsilon);
         Head = config.TiedEmbeddings ? Embedding : new Matrix(checkpoint.Get(head, config.VocabularySize, config.HiddenSize), null, cores);
     }
+
+    /// <summary>Name of the folder it was loaded from.</summary>
+    public string Name { get; }
+
+    /// <summary>
+    /// Tells these weights from others: the first 16 hexadecimal digits of the SHA-256 of the checkpoint's safetensors files, one after the other in the order of their names.
+    /// Files are read when it is first asked for.
+    /// </summary>
+    /// <exception cref="IOException">A file can no longer be read.</exception>
+    public string Fingerprint => _fingerprint.Value;
 
     /// <summary>Shape and parameters.</summary>
     public ModelConfig Config { get; }
@@ -37,7 +54,7 @@ public sealed class LlamaModel : IDisposable
     {
         var config = ModelConfig.Load(Path.Combine(folder, "config.json"));
         using var checkpoint = new Checkpoint(folder);
-        return new LlamaModel(config, checkpoint, new Cores(Environment.ProcessorCount));
+        return new LlamaModel(Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder))), config, checkpoint, new Cores(Environment.ProcessorCount));
     }
 
     /// <summary>Gives the weights' memory back. Engines must not use the model afterwards.</summary>
@@ -47,5 +64,18 @@ public sealed class LlamaModel : IDisposable
         foreach (var layer in Layers)
             layer.Dispose();
         Head.Dispose();
+    }
+
+    private static string FingerprintOf(string[] files)
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        byte[] buffer = new byte[1 << 20];
+        foreach (string path in files)
+        {
+            using var file = File.OpenRead(path);
+            for (int read; (read = file.Read(buffer)) > 0;)
+                hash.AppendData(buffer, 0, read);
+        }
+        return Convert.ToHexStringLower(hash.GetHashAndReset().AsSpan(0, FingerprintBytes));
     }
 }

@@ -22,6 +22,12 @@ public sealed record RetentionCalibration(double Alpha, double Beta)
     /// <summary>What it holds for, in the caller's words (a model, a policy); null when not stated.</summary>
     public string? Description { get; init; }
 
+    /// <summary>The model it was fitted for, as its host tells models apart (a fingerprint of the weights); null when not stated.</summary>
+    public string? Model { get; init; }
+
+    /// <summary>The method it was fitted for, as its host writes it (a policy and every option that decides what it keeps); null when not stated.</summary>
+    public string? Method { get; init; }
+
     /// <summary>Steepness b of a context.</summary>
     /// <param name="contextNll">NLL of the context, nats per token.</param>
     public double SteepnessOf(double contextNll) => Alpha * contextNll + Beta;
@@ -78,6 +84,8 @@ public sealed record RetentionCalibration(double Alpha, double Beta)
                 json.WriteNumber("samples", Samples);
                 json.WriteNumber("error", Error);
                 json.WriteString("description", Description);
+                json.WriteString("model", Model);
+                json.WriteString("method", Method);
                 json.WriteEndObject();
             }
             File.Move(temporary, full, overwrite: true);
@@ -107,6 +115,8 @@ public sealed record RetentionCalibration(double Alpha, double Beta)
                 Samples = root.GetProperty("samples").GetInt32(),
                 Error = root.GetProperty("error").GetDouble(),
                 Description = root.GetProperty("description").GetString(),
+                Model = Stated(root, "model"),
+                Method = Stated(root, "method"),
             };
             return double.IsFinite(read.Alpha) && double.IsFinite(read.Beta) ? read : throw Invalid("alpha or beta is not finite");
         }
@@ -114,6 +124,9 @@ public sealed record RetentionCalibration(double Alpha, double Beta)
         {
             throw Invalid(e.Message, e);
         }
+
+        // Files did not always state it.
+        static string? Stated(JsonElement root, string name) => root.TryGetProperty(name, out var value) ? value.GetString() : null;
 
         CompactorException Invalid(string reason, Exception? inner = null) =>
             new(CompactorStatus.InvalidFile, $"'{path}' is not a calibration: {reason}. Write one with RetentionCalibration.Save or the compactor tool.", inner);

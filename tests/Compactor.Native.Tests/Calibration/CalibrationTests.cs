@@ -134,7 +134,7 @@ public sealed class CalibrationTests : IDisposable
     public void What_is_saved_is_loaded_in_any_culture()
     {
         var before = CultureInfo.CurrentCulture;
-        var saved = new RetentionCalibration(1.25, -7.0 / 3) { Samples = 42, Error = 0.03, Description = "a model" };
+        var saved = new RetentionCalibration(1.25, -7.0 / 3) { Samples = 42, Error = 0.03, Description = "a model", Model = "0123456789abcdef", Method = "compactor lambda=0.3" };
         string path = Path.Combine(_folder, "calibration.json");
         try
         {
@@ -148,6 +148,14 @@ public sealed class CalibrationTests : IDisposable
             CultureInfo.CurrentCulture = before;
         }
         Assert.Equal([path], Directory.GetFiles(_folder));
+    }
+
+    [Fact]
+    public void What_a_file_does_not_state_is_null()
+    {
+        string path = Path.Combine(_folder, "older.json");
+        File.WriteAllText(path, "{\"format\":\"compactor-calibration\",\"version\":1,\"alpha\":1,\"beta\":2,\"samples\":3,\"error\":0.5,\"description\":null}");
+        Assert.Equal(new RetentionCalibration(1, 2) { Samples = 3, Error = 0.5 }, RetentionCalibration.Load(path));
     }
 
     [Theory]

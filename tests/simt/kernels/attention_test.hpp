@@ -33,7 +33,8 @@ template <class Launch> void check(const Case& c, bool extend, Launch launch, u3
 
     std::vector<i32> order((size_t)blocks), tables((size_t)(rows * stride), -1), positions((size_t)(blocks * c.block_size), 0), starts{0}, query_positions;
     std::iota(order.begin(), order.end(), 0);
-    std::shuffle(order.begin(), order.end(), random);
+    std::shuffle(order.begin() + 1, order.end(), random);   // block 0 stays unused
+    std::vector<bool> used(positions.size());
     for (i32 row = 0; row < rows; row++)
         for (i32 slot = 0, position = 0; slot < c.lengths[(size_t)row]; slot++) {
             i32& block = tables[(size_t)(row * stride + slot / c.block_size)];
@@ -43,12 +44,20 @@ template <class Launch> void check(const Case& c, bool extend, Launch launch, u3
             }
             position += 1 + (i32)(random() % 3);
             positions[(size_t)(block * c.block_size + slot % c.block_size)] = position;
+            used[(size_t)(block * c.block_size + slot % c.block_size)] = true;
         }
     for (i32 b = 0; b < sequences; b++) {
         starts.push_back(starts.back() + c.tokens[(size_t)b]);
         for (i32 i = 0; i < c.tokens[(size_t)b]; i++) query_positions.push_back(2 * longest + i - c.tokens[(size_t)b]);
     }
     std::vector<float> keys = simt::normal((size_t)(blocks * block_stride), seed + 1), values = simt::normal(keys.size(), seed + 2);
+    // What no head holds may be anything.
+    for (size_t slot = 0; slot < used.size(); slot++)
+        for (i32 h = 0; !used[slot] && h < together; h++) {
+            i64 at = (i64)(slot / (size_t)c.block_size) * block_stride + (i64)(slot % (size_t)c.block_size) * slot_stride + h * head_stride;
+            std::fill_n(keys.begin() + at, D, NAN);
+            std::fill_n(values.begin() + at, D, NAN);
+        }
     std::vector<float> query = simt::normal((size_t)(queries * query_heads * D), seed + 3, 2), sinks = simt::normal((size_t)query_heads, seed + 4);
 
     // float64
@@ -100,8 +109,8 @@ template <class Launch> void check(const Case& c, bool extend, Launch launch, u3
         simt::Array<f32x2> partial_sums(partials);
         float log2e = 1.442695041f;
         AttentionParams params{{device_query.address(), query_heads * (D + head_gap), D + head_gap, 0},
-            {device_keys.address(), device_values.address(), block_stride, slot_stride, head_stride, device_positions.address()},
-            {device_tables.address(), device_lengths.address(), stride, rows}, extend ? device_starts.address() : 0, device_query_positions.address(),
+            {device_keys.address(), device_values.address(), block_stride, slot_stride, head_stride, c.window > 0 ? device_positions.address() : 0},
+            {device_tables.address(), device_lengths.address(), stride, rows}, extend ? device_starts.address() : 0, c.window > 0 ? device_query_positions.address() : 0,
             c.sinks ? device_sinks.address() : 0, output.address(), log_sum_exp.address(), extend ? device_partial_starts.address() : 0, partial_sums.address(), partial_values.address(),
             c.scale * log2e, c.soft_cap * log2e, sequences, c.kv_heads, c.block_size, most_splits, c.window, queries};
         launch(params, c.grid);

@@ -10,12 +10,12 @@ inline size_t c_tokens(const std::vector<i32>& lengths)
     return tokens;
 }
 
-// [token, head, D] of the kernel's element type, with room between rows that nothing may read as data.
+// [token, head, D] of the kernel's element type, with room between rows that nothing may read as data, and none after the last.
 class HostTensor
 {
 public:
     HostTensor(i32 tokens, i32 heads, i32 dim, unsigned seed, float scale)
-        : dim_(dim), head_stride_(dim + 16), token_stride_((dim + 16) * heads + 32), stored_((size_t)(tokens * token_stride_ + 16))
+        : dim_(dim), head_stride_(dim + 16), token_stride_((dim + 16) * heads + 32), stored_((size_t)(tokens == 0 ? 1 : (tokens - 1) * token_stride_ + (heads - 1) * head_stride_ + dim))
     {
         std::vector<float> values = simt::normal((size_t)(tokens * heads * dim), seed, scale);
         for (i32 t = 0; t < tokens; t++)
