@@ -52,7 +52,7 @@ struct AttentionScoresParams
     i32 sequences, kv_heads, group, skip_first, skip_last;
     float logit_scale;              // scale · log2(e)
     float reduction;                // 1, or 1/G for the mean of a group
-    u32 unused;
+    i32 items;                      // chunks · Hkv: the grid
 };
 
 // Where 16 bytes `unit` of a row are: rows that fill all banks are rotated so that eight (or four, read as float32 pairs) of them never meet in one.

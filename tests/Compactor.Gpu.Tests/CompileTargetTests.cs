@@ -31,6 +31,25 @@ public class CompileTargetTests
     public void A_compiler_that_knows_nothing_new_enough_is_named() =>
         Assert.Contains("NVRTC 10.2 compiles for compute capability up to 7.5", Assert.Throws<CompactorException>(() => CompileTarget.Choose(90, [60, 70, 75], new Version(10, 2), new Version(12, 0))).Message);
 
+    [Theory]
+    [InlineData("sm_90a")]
+    [InlineData("sm_86")]
+    [InlineData("compute_90")]
+    [InlineData("compute_90a")]
+    public void Names_are_read_back(string name)
+    {
+        Assert.True(CompileTarget.TryParse(name, out var target));
+        Assert.Equal(name, target.Name);
+    }
+
+    [Theory]
+    [InlineData("sm_")]
+    [InlineData("sm_a")]
+    [InlineData("sm_90b")]
+    [InlineData("ptx_90")]
+    [InlineData("sm_90_a")]
+    public void Other_names_are_not(string name) => Assert.False(CompileTarget.TryParse(name, out _));
+
     [Fact]
     public void A_device_before_Ampere_is_refused() =>
         Assert.Contains("compute capability 7.5; the kernels need 8.0", Assert.Throws<CompactorException>(() => CompileTarget.Choose(75, s_nvrtc118, new Version(11, 8), new Version(11, 8))).Message);

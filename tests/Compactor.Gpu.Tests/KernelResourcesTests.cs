@@ -63,7 +63,7 @@ public class KernelResourcesTests
     private static List<KernelReport> Rows(string version, IEnumerable<KernelModel> models, int[] architectures)
     {
         var planned = (from architecture in architectures
-                       let limits = Occupancy.LimitsOf(architecture)
+                       let limits = Occupancy.LimitsOf(architecture) with { HopperKernels = architecture == KernelLibrary.SpecificArchitecture && new Version(version) >= CompileTarget.SpecificSince }
                        from model in models
                        from preset in CompressionPresets.ByName.Values
                        from kernel in KernelCatalog.Plan(model, preset, limits)

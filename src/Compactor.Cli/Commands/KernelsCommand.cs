@@ -24,7 +24,7 @@ internal static class KernelsCommand
         var command = selection.AddTo(new Command("list", "Shows the kernels of models, and what they take of a multiprocessor.") { json });
         command.SetAction(parsed =>
         {
-            var (nvrtc, modules) = (selection.Open(parsed.CommandResult), selection.Modules(parsed.CommandResult));
+            var (nvrtc, modules) = (selection.Open(parsed.CommandResult), selection.Modules(parsed.CommandResult, nvrtc));
             KernelReport[] rows = [.. InParallel(modules, module => Resources(nvrtc, module)).SelectMany(ofModule => ofModule)];
             if (parsed.GetValue(json))
                 JsonDocumentWriter.Write(writer =>
@@ -51,7 +51,7 @@ internal static class KernelsCommand
         {
             var nvrtc = selection.Open(parsed.CommandResult);
             string folder = parsed.GetRequiredValue(output);
-            long[] bytes = InParallel(selection.Modules(parsed.CommandResult), module =>
+            long[] bytes = InParallel(selection.Modules(parsed.CommandResult, nvrtc), module =>
             {
                 var code = KernelLibrary.Compile(nvrtc, module.Kernels[0].Variant, module.Target);
                 KernelCache.Write(folder, module.Kernels[0].Variant, code);
@@ -72,7 +72,7 @@ internal static class KernelsCommand
         {
             var nvrtc = selection.Open(parsed.CommandResult);
             string folder = Directory.CreateDirectory(parsed.GetRequiredValue(output)).FullName;
-            string[] names = InParallel(selection.Modules(parsed.CommandResult), module =>
+            string[] names = InParallel(selection.Modules(parsed.CommandResult, nvrtc), module =>
             {
                 var variant = module.Kernels[0].Variant;
                 string name = string.Join('-', [Path.GetFileNameWithoutExtension(variant.Source), .. variant.Macros.Select(m => $"{m.Name["COMPACTOR_".Length..].ToLowerInvariant()}{m.Value}"), module.Target.Name]);
@@ -147,12 +147,13 @@ internal static class KernelsCommand
         /// <exception cref="CompactorException">There is no NVRTC.</exception>
         public NvrtcApi Open(SymbolResult result) => KernelLibrary.OpenNvrtc(LibrarySearch.Nvrtc(SearchEnvironment.Current with { NvrtcPath = result.GetValue(_nvrtc) }), null);
 
-        public IEnumerable<KernelModule> Modules(SymbolResult result)
+        /// <summary>Modules of the kernels; those for sm_90a are among them where NVRTC knows it.</summary>
+        public IEnumerable<KernelModule> Modules(SymbolResult result, NvrtcApi nvrtc)
         {
             string[] models = result.GetValue(_models) ?? [], presets = result.GetValue(_presets) ?? [];
             foreach (int architecture in Architectures(result))
             {
-                var limits = Occupancy.LimitsOf(architecture);
+                var limits = Occupancy.LimitsOf(architecture) with { HopperKernels = architecture == KernelLibrary.SpecificArchitecture && nvrtc.Version >= CompileTarget.SpecificSince };
                 var planned =
                     from model in KernelCatalog.Models
                     where models.Length == 0 || models.Contains(model.Name)
@@ -161,7 +162,7 @@ internal static class KernelsCommand
                     from kernel in KernelCatalog.Plan(model, preset.Value, limits)
                     select kernel;
                 foreach (var module in planned.Distinct().GroupBy(kernel => kernel.Variant.Module))
-                    yield return new KernelModule(CompileTarget.Cubin(architecture), [.. module]);
+                    yield return new KernelModule(CompileTarget.CubinOf(module.First().Variant, architecture), [.. module]);
             }
         }
 

@@ -1,17 +1,40 @@
+using System.Globalization;
+using Compactor.Native.Gpu;
+
 namespace Compactor.Native.Cuda;
 
 /// <summary>What NVRTC compiles for: machine code of an architecture, or PTX of a virtual one, which the driver compiles when it loads it.</summary>
 /// <param name="Architecture">Compute capability, major · 10 + minor.</param>
 /// <param name="IsPtx">Whether PTX is made.</param>
-internal readonly record struct CompileTarget(int Architecture, bool IsPtx)
+/// <param name="IsSpecific">Whether instructions of this very architecture are used, which no other runs: <c>sm_90a</c>.</param>
+internal readonly record struct CompileTarget(int Architecture, bool IsPtx, bool IsSpecific = false)
 {
     /// <summary>Oldest architecture the kernels run on: <c>mma.sync</c> of bfloat16 and <c>cp.async</c>.</summary>
     public const int OldestArchitecture = 80;
 
-    /// <summary>As NVRTC spells it: <c>sm_90</c>, <c>compute_90</c>.</summary>
-    public string Name => $"{(IsPtx ? "compute" : "sm")}_{Architecture}";
+    /// <summary>First NVRTC that knows specific targets.</summary>
+    public static readonly Version SpecificSince = new(12, 0);
+
+    /// <summary>As NVRTC spells it: <c>sm_90</c>, <c>sm_90a</c>, <c>compute_90</c>.</summary>
+    public string Name => $"{(IsPtx ? "compute" : "sm")}_{Architecture}{(IsSpecific ? "a" : "")}";
+
+    /// <summary>Reads what <see cref="Name"/> wrote.</summary>
+    public static bool TryParse(string name, out CompileTarget target)
+    {
+        target = default;
+        if (name.Split('_') is not [("sm" or "compute") and var kind, var number])
+            return false;
+        bool specific = number.EndsWith('a');
+        if (!int.TryParse(specific ? number[..^1] : number, NumberStyles.None, CultureInfo.InvariantCulture, out int architecture))
+            return false;
+        target = new(architecture, kind == "compute", specific);
+        return true;
+    }
 
     public static CompileTarget Cubin(int architecture) => new(architecture, false);
+
+    /// <summary>Machine code for a variant written for the architecture, or for any.</summary>
+    public static CompileTarget CubinOf(KernelVariant variant, int architecture) => new(architecture, false, variant.IsSpecific);
 
     /// <summary>
     /// What to compile for a device. Machine code of its own architecture where NVRTC knows it; else of an older one of the same generation, which the device also runs;

@@ -17,9 +17,10 @@ internal sealed unsafe class CudaDriver : GpuDriver
     private readonly ConcurrentDictionary<string, Lazy<ModuleHandle>> _modules = [];
     private readonly ConcurrentDictionary<KernelVariant, Lazy<CudaKernel>> _kernels = [];
 
-    private CudaDriver(CudaContext context, KernelLibrary library, Version version)
+    private CudaDriver(CudaContext context, KernelLibrary library, Version version, bool hopperKernels)
     {
         (_context, _driver, _library, _version) = (context, context.Driver, library, version);
+        Limits = context.Limits with { HopperKernels = hopperKernels };
         _memory = new CudaMemory(context);
         if (!context.HasMemoryPools || _driver.DeviceGetDefaultMemPool == null || _driver.MemPoolSetAttribute == null)
             return;
@@ -49,7 +50,11 @@ internal sealed unsafe class CudaDriver : GpuDriver
             string? folder = options.CacheFolder ?? KernelCache.DefaultFolder(options.Search.Variable);
             var cache = new KernelCache(string.IsNullOrEmpty(folder) ? null : folder, options.KernelFolders, announce);
             var library = new KernelLibrary(context.Limits.Architecture, version, cache, () => KernelLibrary.OpenNvrtc(LibrarySearch.Nvrtc(options.Search), version));
-            return new CudaDriver(context, library, version);
+            string reason = "";
+            bool hopper = options.HopperKernels && library.HasSpecific(out reason);
+            if (options.HopperKernels && !hopper)
+                announce($"The kernels for sm_90a are not used: {reason}.");
+            return new CudaDriver(context, library, version, hopper);
         }
         catch
         {
@@ -61,7 +66,7 @@ internal sealed unsafe class CudaDriver : GpuDriver
     public override string Description =>
         $"{_context.Name}, compute capability {Limits.Architecture / 10}.{Limits.Architecture % 10}, {Limits.Multiprocessors} multiprocessors, {_context.TotalMemory >> 30} GiB, driver CUDA {_version}";
 
-    public override GpuLimits Limits => _context.Limits;
+    public override GpuLimits Limits { get; }
 
     public override GpuKernel Load(KernelVariant variant) => Once(_kernels, variant, () => new CudaKernel(_context, Once(_modules, variant.Module, () => LoadModule(variant)), variant));
 

@@ -29,6 +29,12 @@ public sealed record CudaOptions
     /// <summary>Folders of compiled kernels that come with the application (<c>compactor kernels compile</c>), asked first.</summary>
     public IReadOnlyList<string> KernelFolders { get; init; } = [Path.Combine(AppContext.BaseDirectory, "compactor-kernels")];
 
+    /// <summary>
+    /// Use the kernels written for compute capability 9.0 alone (<c>sm_90a</c>: <c>wgmma</c>, bulk copies) where there is one; it gives the same scores to rounding. Off by default: they
+    /// compile and pass the tests on the emulator, and have not yet run on a GPU. On other devices, and with an NVRTC older than 12.0, they are not used, and <see cref="Announce"/> is told.
+    /// </summary>
+    public bool HopperKernels { get; init; }
+
     /// <summary>Receives a sentence for everything that does not stop the work and that a person should know, such as a cache that cannot be written; null for nothing.</summary>
     public Action<string>? Announce { get; init; }
 }

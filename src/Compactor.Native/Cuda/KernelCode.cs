@@ -67,10 +67,8 @@ internal sealed record KernelCode(string Module, CompileTarget Target, Version N
             throw new InvalidDataException($"it holds {image.Length} bytes of code instead of {values[3]}");
         if (values[4] != Convert.ToHexStringLower(SHA256.HashData(image)))
             throw new InvalidDataException("its code does not have the SHA-256 it states");
-        string[] target = values[1].Split('_');
-        if (target.Length != 2 || target[0] is not ("sm" or "compute") || !int.TryParse(target[1], NumberStyles.None, CultureInfo.InvariantCulture, out int architecture)
-            || !Version.TryParse(values[2], out var nvrtc))
+        if (!CompileTarget.TryParse(values[1], out var target) || !Version.TryParse(values[2], out var nvrtc))
             throw new InvalidDataException($"it is for '{values[1]}', made by '{values[2]}'");
-        return new KernelCode(values[0], new CompileTarget(architecture, target[0] == "compute"), nvrtc, image);
+        return new KernelCode(values[0], target, nvrtc, image);
     }
 }

@@ -5,6 +5,9 @@ namespace Compactor.Native.Cuda;
 /// <summary>Code of kernel variants for one device: from a cache, else compiled by NVRTC, which is loaded only then.</summary>
 internal sealed class KernelLibrary
 {
+    /// <summary>The architecture that some kernels are written for.</summary>
+    public const int SpecificArchitecture = 90;
+
     private readonly int _device;
     private readonly Version _driver;
     private readonly KernelCache _cache;
@@ -24,7 +27,7 @@ internal sealed class KernelLibrary
     /// <exception cref="CompactorException">It is in no cache, and there is no NVRTC for this device or it refuses the source.</exception>
     public KernelCode Get(KernelVariant variant)
     {
-        var own = CompileTarget.Cubin(_device);
+        var own = CompileTarget.CubinOf(variant, _device);
         if (_cache.Find(variant, own) is { } exact)
             return exact;
         NvrtcApi nvrtc;
@@ -34,15 +37,39 @@ internal sealed class KernelLibrary
         }
         catch (CompactorException exception)
         {
-            return _cache.Find(variant, CompileTarget.RunnableOn(_device))
+            return (variant.IsSpecific ? null : _cache.Find(variant, CompileTarget.RunnableOn(_device)))
                 ?? throw new CompactorException(exception.Status, $"{variant} has to be compiled: no folder of compiled kernels holds it. {exception.Message}", exception);
         }
-        var target = CompileTarget.Choose(_device, nvrtc.Architectures, nvrtc.Version, _driver);
+        var target = variant.IsSpecific ? own : CompileTarget.Choose(_device, nvrtc.Architectures, nvrtc.Version, _driver);
         if (target != own && _cache.Find(variant, target) is { } found)
             return found;
         var code = Compile(nvrtc, variant, target);
         _cache.Store(variant, code);
         return code;
+    }
+
+    /// <summary>Whether variants written for the device's very architecture can be had; where not, the reason, as a clause.</summary>
+    /// <remarks>Without NVRTC they may lie among compiled kernels, and whoever asks for one that does not is told.</remarks>
+    public bool HasSpecific(out string reason)
+    {
+        reason = "";
+        if (_device != SpecificArchitecture)
+            reason = $"the device has compute capability {_device / 10}.{_device % 10}, and they are for {SpecificArchitecture / 10}.{SpecificArchitecture % 10}";
+        else if (NvrtcVersion() is { } version && version < CompileTarget.SpecificSince)
+            reason = $"NVRTC {version} does not know sm_{SpecificArchitecture}a; use {CompileTarget.SpecificSince} or later";
+        return reason.Length == 0;
+    }
+
+    private Version? NvrtcVersion()
+    {
+        try
+        {
+            return _nvrtc.Value.Version;
+        }
+        catch (CompactorException exception) when (exception.Status == CompactorStatus.NoDevice)
+        {
+            return null;
+        }
     }
 
     /// <summary>Compiles a variant's module.</summary>

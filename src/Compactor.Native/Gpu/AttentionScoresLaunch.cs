@@ -2,22 +2,31 @@ using System.Runtime.InteropServices;
 
 namespace Compactor.Native.Gpu;
 
-/// <summary>Variant and launch shape of attention_scores.cu.</summary>
+/// <summary>Variant and launch shape of attention_scores.cu, and of attention_scores_hopper.cu where it is used.</summary>
 internal static class AttentionScoresLaunch
 {
     /// <summary>Bytes of an SM's shared memory that every block costs beside its own.</summary>
     private const int BlockReserve = 1024;
 
     /// <summary>The variant for keys of a head dimension and type in chunks of C; a chunk's keys stay in shared memory where they fit.</summary>
-    public static KernelVariant Variant(int dim, ElementType type, int chunk, in GpuLimits limits) =>
-        new("attention_scores.cu", "attention_scores", ("ELEMENT", (int)type), ("HEAD_DIM", dim), ("CHUNK", chunk),
+    public static KernelVariant Variant(int dim, ElementType type, int chunk, in GpuLimits limits) => IsHopper(dim, type, chunk, limits)
+        ? new("attention_scores_hopper.cu", "attention_scores_hopper", ("ELEMENT", (int)type), ("HEAD_DIM", dim), ("CHUNK", chunk)) { IsSpecific = true }
+        : new("attention_scores.cu", "attention_scores", ("ELEMENT", (int)type), ("HEAD_DIM", dim), ("CHUNK", chunk),
             ("KEYS_RESIDENT", IsResident(dim, type, chunk, limits) ? 1 : 0), ("QUERY_GROUPS", Groups(dim, type, chunk, limits)));
 
     public static LaunchShape Shape(int chunks, int kvHeads, int dim, ElementType type, int chunk, in GpuLimits limits)
     {
+        if (IsHopper(dim, type, chunk, limits))
+            return new(Math.Min(checked(chunks * kvHeads), limits.Multiprocessors), 256, HopperSharedBytes(dim, 64 * Warps(chunk)));
         int groups = Groups(dim, type, chunk, limits);
         return new(checked(chunks * kvHeads), 32 * Warps(chunk) * groups, SharedBytes(dim, type, chunk, IsResident(dim, type, chunk, limits), groups));
     }
+
+    /// <summary>16-bit elements, D 64 or 128, chunks of at most 256: what the kernel for sm_90a is written for.</summary>
+    private static bool IsHopper(int dim, ElementType type, int chunk, in GpuLimits limits) => limits.HopperKernels && type.Size() == 2 && dim is (64 or 128) && chunk <= 256;
+
+    /// <summary>Two buffers of keys, the warps' rows of queries, two of column sums, 14 barriers.</summary>
+    private static int HopperSharedBytes(int dim, int columns) => 2 * columns * 2 * dim + 128 * (2 * dim + 16) + 2 * 8 * columns * 4 + 8 * 14;
 
     private static bool IsResident(int dim, ElementType type, int chunk, in GpuLimits limits) =>
         SharedBytes(dim, type, chunk, resident: true, groups: 1) <= limits.SharedBytesPerBlock;
@@ -49,5 +58,5 @@ internal struct AttentionScoresParams
     public ulong CuSeqlens, ChunkStarts, Scores, Status;
     public int Sequences, KvHeads, Group, SkipFirst, SkipLast;
     public float LogitScale, Reduction;
-    public uint Unused;
+    public int Items;
 }

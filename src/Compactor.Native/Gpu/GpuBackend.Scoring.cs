@@ -48,6 +48,7 @@ public sealed unsafe partial class GpuBackend
                 SkipLast = device.SkipLast,
                 LogitScale = (float)(options.AttentionScale * Math.Log2(Math.E)),
                 Reduction = options.GroupReduction == GroupReduction.Mean ? 1f / shape.Group : 1,
+                Items = checked(device.AttentionChunks * shape.KvHeads),
             });
     }
 

@@ -114,4 +114,5 @@ internal readonly record struct LaunchShape(int GridX, int GridY, int GridZ, int
 /// <param name="Multiprocessors">Streaming multiprocessors.</param>
 /// <param name="SharedBytesPerBlock">Most dynamic shared memory of a block.</param>
 /// <param name="SharedBytesPerMultiprocessor">Shared memory of a multiprocessor.</param>
-internal readonly record struct GpuLimits(int Architecture, int Multiprocessors, int SharedBytesPerBlock, int SharedBytesPerMultiprocessor);
+/// <param name="HopperKernels">Whether kernels written for sm_90a are used where there is one (<see cref="Cuda.CudaOptions.HopperKernels"/>).</param>
+internal readonly record struct GpuLimits(int Architecture, int Multiprocessors, int SharedBytesPerBlock, int SharedBytesPerMultiprocessor, bool HopperKernels = false);

@@ -45,7 +45,9 @@ internal static class KernelCatalog
         // Keys before RoPE, keys whose rotation is undone, and keys that a cache holds.
         foreach (var (rotary, blockSize) in ((int, int)[])[(0, 0), (1, 0), (1, model.BlockSize)])
             kernels.AddRange(LeverageLaunch.Plan(new SketchedKeys(dim, type, options.SketchDimension, rotary, blockSize), options.LeverageChunk, limits));
-        Add(AttentionScoresLaunch.Variant(dim, type, options.AttentionChunk, limits), AttentionScoresLaunch.Shape(1, 1, dim, type, options.AttentionChunk, limits));
+        // Where kernels for sm_90a may be used both are at hand, since the choice is the application's.
+        foreach (var choice in (GpuLimits[])[limits with { HopperKernels = false }, limits])
+            Add(AttentionScoresLaunch.Variant(dim, type, options.AttentionChunk, choice), AttentionScoresLaunch.Shape(1, 1, dim, type, options.AttentionChunk, choice));
         if (options.WeightByValueNorm)
             Add(ValueNormsLaunch.Variant(dim, type), ValueNormsLaunch.Shape(1));
         kernels.AddRange(FuseAndSelect);
@@ -55,7 +57,7 @@ internal static class KernelCatalog
             Add(attention.Variant, new LaunchShape(1, attention.Threads, attention.SharedBytes));
             Add(attention.Merge, PagedAttentionLaunch.MergeShape(1));
         }
-        return kernels;
+        return [.. kernels.Distinct()];
 
         void Add(KernelVariant variant, LaunchShape shape) => kernels.Add(Of(variant, shape));
     }

@@ -22,6 +22,9 @@ internal sealed class KernelVariant : IEquatable<KernelVariant>
     /// <summary>Macros with their full names, in ordinal order.</summary>
     public IReadOnlyList<(string Name, int Value)> Macros { get; }
 
+    /// <summary>Whether it is written for sm_90a: compiled for the device's very architecture.</summary>
+    public bool IsSpecific { get; init; }
+
     /// <summary>What is compiled together: the source and its macros; entries of one module share a compilation.</summary>
     public string Module { get; }
 

@@ -42,6 +42,10 @@ public class GoldenTests
     [MemberData(nameof(Small), "kvpress_noncausal")]
     public void Attention_of_kvpress(string file) => CheckAttention(file);
 
+    [Theory]
+    [MemberData(nameof(Small), "kvpress_noncausal")]
+    public void Attention_of_kvpress_by_the_kernel_for_Hopper(string file) => CheckAttention(file, hopper: true);
+
     [Theory(Explicit = true)]
     [MemberData(nameof(Large), "kvpress_noncausal")]
     public void Attention_of_kvpress_in_large(string file) => CheckAttention(file);
@@ -66,10 +70,10 @@ public class GoldenTests
     }
 
     /// <summary>Whole chunks only: a partial one has softmax mass on padded keys there.</summary>
-    private static void CheckAttention(string file)
+    private static void CheckAttention(string file, bool hopper = false)
     {
         using var golden = Open(file);
-        using var device = new Device();
+        using var device = new Device(hopper: hopper);
         var (key, query) = (device.Copy(View(golden.Tensors["key"], KvLayout.BatchHeadSequence)), device.Copy(View(golden.Tensors["query"], KvLayout.BatchHeadSequence)));
         int chunk = int.Parse(file[(file.LastIndexOf('c') + 1)..]);
         var plan = new LayerPlan(new LayerShape([0, key.Tokens], query.Heads, key.Heads, key.Dim, key.ElementType),

@@ -2,6 +2,7 @@ using Compactor.Gpu.Tests.Support;
 using Compactor.Native;
 using Compactor.Native.Compression;
 using Compactor.Native.Cpu;
+using Compactor.Native.Gpu;
 using Compactor.Native.Reference;
 using Compactor.Native.Tests.Support;
 using Xunit;
@@ -91,6 +92,23 @@ public class ScoringTests
     [Theory]
     [MemberData(nameof(AttentionCases))]
     public void Attention_scores_agree(ElementType type, int dim, int group, int chunk) => CheckAttention(type, dim, group, chunk, 90);
+
+    [Theory]
+    [InlineData(ElementType.BFloat16, 128, 4, 256)]
+    [InlineData(ElementType.Float16, 64, 3, 64)]
+    [InlineData(ElementType.BFloat16, 64, 1, 130)]
+    public void Attention_scores_of_the_kernel_for_Hopper_agree(ElementType type, int dim, int group, int chunk)
+    {
+        Assert.Equal("attention_scores_hopper", AttentionScoresLaunch.Variant(dim, type, chunk, Occupancy.LimitsOf(90) with { HopperKernels = true }).Entry);
+        CheckAttention(type, dim, group, chunk, 90, hopper: true);
+    }
+
+    [Theory]
+    [InlineData(ElementType.Float32, 128, 256)]
+    [InlineData(ElementType.BFloat16, 96, 256)]
+    [InlineData(ElementType.BFloat16, 128, 257)]
+    public void What_the_kernel_for_Hopper_is_not_written_for_takes_the_portable_one(ElementType type, int dim, int chunk) =>
+        Assert.Equal("attention_scores", AttentionScoresLaunch.Variant(dim, type, chunk, Occupancy.LimitsOf(90) with { HopperKernels = true }).Entry);
 
     [Theory(Explicit = true)]
     [MemberData(nameof(MoreAttentionCases))]
@@ -183,12 +201,12 @@ public class ScoringTests
         GC.KeepAlive(layer);
     }
 
-    private static void CheckAttention(ElementType type, int dim, int group, int chunk, int architecture)
+    private static void CheckAttention(ElementType type, int dim, int group, int chunk, int architecture, bool hopper = false)
     {
         var layer = TestLayer.Random(dim + group, s_lengths, 2 * group, 2, dim, type);
         var options = CompressionPresets.KvPress with { AttentionChunk = chunk, ProtectFirst = 2, ProtectLast = 3 };
         var plan = new LayerPlan(layer.Shape, options, Budget.Retention(0.5));
-        using var device = new Device(architecture: architecture);
+        using var device = new Device(architecture: architecture, checksRaces: hopper, hopper: hopper);
         using KvBackend reference = new ReferenceBackend(), cpu = new CpuBackend(1);
         float[] actual = Attention(device, plan, device.Copy(layer.Inputs.Query!.Value), device.Copy(layer.Inputs.Key));
         foreach (var other in (KvBackend[])[reference, cpu])

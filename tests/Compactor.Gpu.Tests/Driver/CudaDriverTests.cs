@@ -343,6 +343,20 @@ public sealed unsafe class CudaDriverTests : IDisposable
         Fail("", 0);
     }
 
+    [Theory]
+    [InlineData(90, "12.4", "")]
+    [InlineData(86, "12.4", "The kernels for sm_90a are not used: the device has compute capability 8.6, and they are for 9.0.")]
+    [InlineData(90, "11.8", "The kernels for sm_90a are not used: NVRTC 11.8 does not know sm_90a; use 12.0 or later.")]
+    public void Kernels_for_Hopper_are_used_or_it_is_said_why_not(int capability, string nvrtc, string announced)
+    {
+        Reset(12040, capability, 1);
+        var options = Options() with { HopperKernels = true, CacheFolder = Path.Combine(Nvrtc.Repository, "tests", ".nvrtc", "kernels-" + nvrtc) };
+        List<string> said = [];
+        using var driver = CudaDriver.Open(options with { Search = options.Search with { NvrtcPath = Nvrtc.PathOf(nvrtc) }, Announce = said.Add });
+        Assert.Equal(announced, string.Join('\n', said));
+        Assert.Equal(announced.Length == 0, driver.Limits.HopperKernels);
+    }
+
     private CudaOptions Options() => new()
     {
         Search = new SearchEnvironment { Variable = _ => null, DriverPath = s_library.Value, NvrtcPath = Nvrtc.PathOf("12.4") },

@@ -35,13 +35,16 @@ internal sealed unsafe class SimtDriver(ulong seed = 1, ulong arithmeticSeed = 1
     /// <summary>Whether accesses are checked for data races.</summary>
     public bool ChecksRaces { get; init; } = true;
 
+    /// <summary>Whether kernels for sm_90a are used.</summary>
+    public bool HopperKernels { get; init; }
+
     public override string Description => $"SIMT emulator, seeds {seed} and {arithmeticSeed}, as compute capability {architecture / 10}.{architecture % 10}";
 
     public override GpuLimits Limits => architecture switch
     {
         80 => new(80, Multiprocessors, 163 * 1024, 164 * 1024),
         86 or 89 => new(architecture, Multiprocessors, 99 * 1024, 100 * 1024),
-        90 => new(90, Multiprocessors, 227 * 1024, 228 * 1024),
+        90 => new(90, Multiprocessors, 227 * 1024, 228 * 1024, HopperKernels),
         _ => throw new ArgumentOutOfRangeException(nameof(architecture), architecture, "The emulator knows 80, 86, 89 and 90."),
     };
 

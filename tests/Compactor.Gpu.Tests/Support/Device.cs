@@ -25,9 +25,10 @@ internal sealed class Device : IDisposable
     /// <param name="architecture">Compute capability the emulator pretends to have.</param>
     /// <param name="checksRaces">Whether the emulator looks for data races.</param>
     /// <param name="beside">Whether the backend works on a side stream, beside <see cref="Stream"/>.</param>
-    public Device(ulong seed = 1, int architecture = 90, bool checksRaces = false, bool beside = false)
+    /// <param name="hopper">Whether kernels for sm_90a are used.</param>
+    public Device(ulong seed = 1, int architecture = 90, bool checksRaces = false, bool beside = false, bool hopper = false)
     {
-        Driver = OpenDriver(seed, architecture, checksRaces);
+        Driver = OpenDriver(seed, architecture, checksRaces, hopper);
         Stream = Driver.CreateStream();
         Backend = beside ? new GpuBackend(Driver, Driver.CreateStream(), Stream) : new GpuBackend(Driver, Stream);
     }
@@ -59,12 +60,12 @@ internal sealed class Device : IDisposable
     public static void RequireGpu(string reason) => Assert.SkipUnless(IsGpu, $"Only a GPU {reason}; {Choice}=cuda runs it where there is one.");
 
     /// <summary>A driver of the chosen device.</summary>
-    public static GpuDriver OpenDriver(ulong seed = 1, int architecture = 90, bool checksRaces = false)
+    public static GpuDriver OpenDriver(ulong seed = 1, int architecture = 90, bool checksRaces = false, bool hopper = false)
     {
         if (!IsGpu)
-            return new SimtDriver(seed, seed, architecture) { ChecksRaces = checksRaces };
+            return new SimtDriver(seed, seed, architecture) { ChecksRaces = checksRaces, HopperKernels = hopper };
         _ = s_context.Value;
-        return CudaDriver.Open(Options);
+        return CudaDriver.Open(Options with { HopperKernels = hopper });
     }
 
     /// <summary>Captures what an action queues on <see cref="Stream"/>, instead of doing it.</summary>

@@ -7,8 +7,10 @@ static const char* verb(Access access)
     return access == Access::read ? "read" : access == Access::write ? "write" : "atomic";
 }
 
-[[noreturn]] static void race(const Thread& self, const char* memory, u64 at, u32 bytes, Access access, const Record& other)
+void race(const Thread& self, const char* memory, u64 at, u32 bytes, Access access, const Record& other)
 {
+    if (other.block == self.block->serial && other.thread >= self.block->threads.size())
+        fault("data race on %u bytes of %s memory at 0x%llx: this %s is not ordered after the write by a bulk copy of the block", bytes, memory, at, verb(access));
     if (other.block == self.block->serial)
         fault("data race on %u bytes of %s memory at 0x%llx: this %s is not ordered after the %s by thread %u of the block", bytes, memory, at, verb(access), verb(other.access), other.thread);
     const unsigned* grid = self.launch->what->grid;
@@ -55,12 +57,29 @@ u8* check_shared(Thread& self, u32 at, u32 bytes, Access access)
     access_happens(*self.launch);
     u8* state = block.state + offset;
     States states = states_of(state, bytes);
-    if ((states.any & each(shared_in_flight)) != 0) fault("shared %s of %u bytes at 0x%x, where a cp.async has not been waited for", verb(access), bytes, at);
+    if ((states.any & each(shared_in_flight)) != 0) fault("shared %s of %u bytes at 0x%x, where a cp.async or bulk copy has not been waited for", verb(access), bytes, at);
     if (access != Access::write && states.all != each(shared_written)) fault("shared %s of %u bytes at 0x%x, which was never written", verb(access), bytes, at);
     if (access == Access::write && states.all != each(shared_written)) __builtin_memset(state, shared_written, bytes);
+    if (access != Access::read)
+        for (u32 word = offset / 4; word <= (offset + bytes - 1) / 4; word++) block.writers[word] = {(u16)(self.index + 1), self.proxy_fences};
     if (self.launch->what->check_races != 0) {
         const Record* other = check_shared_access(self, block.accesses, offset, bytes, access);
         if (other != nullptr) race(self, "shared", at, bytes, access, *other);
+    }
+    return block.shared + offset;
+}
+
+u8* check_async(Thread& self, u32 at, const char* what)
+{
+    const Block& block = *self.block;
+    u32 offset = at - shared_window;
+    if (at < shared_window || offset >= block.shared_bytes || 16 > block.shared_bytes - offset)
+        fault("%s of 16 bytes at 0x%x is outside the block's %u bytes, which start at 0x%x", what, at, block.shared_bytes, shared_window);
+    if ((at & 15) != 0) fault("%s of shared memory at 0x%x, which is not aligned to 16", what, at);
+    for (u32 word = offset / 4; word < offset / 4 + 4; word++) {
+        Writer writer = block.writers[word];
+        if (writer.thread != 0 && block.threads[writer.thread - 1u]->proxy_fences == writer.fences)
+            fault("%s of shared memory at 0x%x, to which thread %u has stored without fence_async_proxy behind it", what, at, writer.thread - 1u);
     }
     return block.shared + offset;
 }

@@ -45,30 +45,9 @@ typedef i64 Bits __attribute__((vector_size(64)));
 // The sum in float32, its lower bits cut off: a double keeps sums of such products exact enough that only the cut rounds.
 inline Row cut(Row x) { return (Row)((Bits)x & ~0x1fffffffll); }
 
-struct Mma
+// Rows 16 x columns 8 of c += a·b over 16 terms.
+void add_products(const double (&a)[16][16], const Row (&b)[16], Row (&c)[16])
 {
-    f32x4 c;
-    u32x4 a;
-    u32x2 b;
-};
-
-template <class ToFloat> void multiply(Warp& warp, ToFloat to_float)
-{
-    double a[16][16];      // [row][k]
-    Row b[16], c[16];      // [k][column], [row][column]
-    for (u32 lane = 0; lane < 32; lane++) {
-        const Mma& mma = *(const Mma*)warp.threads[lane]->operand;
-        u32 row = lane / 4, pair = lane % 4 * 2;
-        const u32 as[4] = {mma.a.x, mma.a.y, mma.a.z, mma.a.w}, bs[2] = {mma.b.x, mma.b.y};
-        for (u32 i = 0; i < 4; i++)
-            for (u32 half = 0; half < 2; half++) a[row + 8 * (i & 1)][pair + 8 * (i >> 1) + half] = to_float((u16)(as[i] >> 16 * half));
-        for (u32 i = 0; i < 2; i++)
-            for (u32 half = 0; half < 2; half++) b[pair + 8 * i + half][row] = to_float((u16)(bs[i] >> 16 * half));
-        c[row][pair] = mma.c.x;
-        c[row][pair + 1] = mma.c.y;
-        c[row + 8][pair] = mma.c.z;
-        c[row + 8][pair + 1] = mma.c.w;
-    }
     const Arithmetic& how = arithmetic();
     for (u32 first = 0; first < 16; first += 4) {
         Row sum[4];
@@ -79,14 +58,79 @@ template <class ToFloat> void multiply(Warp& warp, ToFloat to_float)
         }
         for (u32 r = 0; r < 4; r++) c[first + r] = how.accumulator_last ? cut(sum[r] + c[first + r]) : sum[r];
     }
+}
+
+// A lane's registers of the first operand, and its accumulators, in the matrices of its warp.
+void place_operand(double (&a)[16][16], u32 lane, u32x4 registers, double (*to_float)(u16))
+{
+    u32 row = lane / 4, pair = lane % 4 * 2;
+    const u32 as[4] = {registers.x, registers.y, registers.z, registers.w};
+    for (u32 i = 0; i < 4; i++)
+        for (u32 half = 0; half < 2; half++) a[row + 8 * (i & 1)][pair + 8 * (i >> 1) + half] = to_float((u16)(as[i] >> 16 * half));
+}
+
+void place_accumulators(Row (&c)[16], u32 lane, f32x4 registers)
+{
+    u32 row = lane / 4, pair = lane % 4 * 2;
+    c[row][pair] = registers.x;
+    c[row][pair + 1] = registers.y;
+    c[row + 8][pair] = registers.z;
+    c[row + 8][pair + 1] = registers.w;
+}
+
+f32x4 take_accumulators(const Row (&c)[16], u32 lane)
+{
+    u32 row = lane / 4, pair = lane % 4 * 2;
+    return {(float)c[row][pair], (float)c[row][pair + 1], (float)c[row + 8][pair], (float)c[row + 8][pair + 1]};
+}
+
+double from_bf16(u16 x) { return (double)__uint_as_float((u32)x << 16); }
+double from_f16(u16 x) { return (double)simt_f16_to_f32(x); }
+
+struct Mma
+{
+    f32x4 c;
+    u32x4 a;
+    u32x2 b;
+};
+
+void multiply(Warp& warp, double (*to_float)(u16))
+{
+    double a[16][16];      // [row][k]
+    Row b[16], c[16];      // [k][column], [row][column]
+    for (u32 lane = 0; lane < 32; lane++) {
+        const Mma& mma = *(const Mma*)warp.threads[lane]->operand;
+        u32 column = lane / 4, pair = lane % 4 * 2;
+        const u32 bs[2] = {mma.b.x, mma.b.y};
+        place_operand(a, lane, mma.a, to_float);
+        place_accumulators(c, lane, mma.c);
+        for (u32 i = 0; i < 2; i++)
+            for (u32 half = 0; half < 2; half++) b[pair + 8 * i + half][column] = to_float((u16)(bs[i] >> 16 * half));
+    }
+    add_products(a, b, c);
     for (u32 lane = 0; lane < 32; lane++) {
         Mma& mma = *(Mma*)warp.threads[lane]->operand;
-        u32 row = lane / 4, pair = lane % 4 * 2;
-        mma.c = {(float)c[row][pair], (float)c[row][pair + 1], (float)c[row + 8][pair], (float)c[row + 8][pair + 1]};
+        mma.c = take_accumulators(c, lane);
     }
 }
 
 }
+
+void multiply_columns(bool f16, u32 tiles, const u32x4 (&a_registers)[32], const u16* b_rows, f32x4* const (&registers)[32])
+{
+    double (*to_float)(u16) = f16 ? from_f16 : from_bf16;
+    double a[16][16];
+    for (u32 lane = 0; lane < 32; lane++) place_operand(a, lane, a_registers[lane], to_float);
+    for (u32 n = 0; n < tiles; n++) {
+        Row b[16], c[16];
+        for (u32 column = 0; column < 8; column++)
+            for (u32 k = 0; k < 16; k++) b[k][column] = to_float(b_rows[(n * 8 + column) * 16 + k]);
+        for (u32 lane = 0; lane < 32; lane++) place_accumulators(c, lane, registers[lane][n]);
+        add_products(a, b, c);
+        for (u32 lane = 0; lane < 32; lane++) registers[lane][n] = take_accumulators(c, lane);
+    }
+}
+
 }
 
 using namespace simt;
@@ -155,7 +199,7 @@ f32x4 simt_mma_bf16(f32x4 c, u32x4 a, u32x2 b)
 {
     SIMT_ENTER(self);
     Mma mine{c, a, b};
-    if (meet(self, Wait::mma_bf16, 0xffffffffu, &mine)) multiply(*self.warp, [](u16 x) { return (double)__uint_as_float((u32)x << 16); });
+    if (meet(self, Wait::mma_bf16, 0xffffffffu, &mine)) multiply(*self.warp, from_bf16);
     return mine.c;
 }
 
@@ -163,7 +207,7 @@ f32x4 simt_mma_f16(f32x4 c, u32x4 a, u32x2 b)
 {
     SIMT_ENTER(self);
     Mma mine{c, a, b};
-    if (meet(self, Wait::mma_f16, 0xffffffffu, &mine)) multiply(*self.warp, [](u16 x) { return (double)simt_f16_to_f32(x); });
+    if (meet(self, Wait::mma_f16, 0xffffffffu, &mine)) multiply(*self.warp, from_f16);
     return mine.c;
 }
 

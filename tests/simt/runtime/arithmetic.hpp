@@ -16,4 +16,7 @@ struct Arithmetic
 // The arithmetic of the launch running on this OS thread, or that of seed 0.
 const Arithmetic& arithmetic();
 
+// A warp's rows of a product: c += a·bᵀ, 16 rows, 8·tiles columns, 16 terms. a and c as the lanes hold them, b [8·tiles][16].
+void multiply_columns(bool f16, u32 tiles, const u32x4 (&a)[32], const u16* b, f32x4* const (&c)[32]);
+
 }

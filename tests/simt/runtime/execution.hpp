@@ -7,6 +7,7 @@
 #include "random.hpp"
 #include "types.hpp"
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,7 @@ struct Warp;
 struct Launch;
 
 // What a thread waits for.
-enum class Wait : u8 { nothing, block_barrier, named_barrier, sync_warp, shuffle, vote, reduce, ldmatrix, ldmatrix_trans, mma_bf16, mma_f16 };
+enum class Wait : u8 { nothing, block_barrier, named_barrier, sync_warp, shuffle, vote, reduce, ldmatrix, ldmatrix_trans, mma_bf16, mma_f16, wgmma, mbarrier };
 const char* name_of(Wait wait);
 
 struct AsyncCopy
@@ -46,7 +47,14 @@ struct Thread : Fiber
 
     std::vector<AsyncCopy> copies;       // in flight
     u32 committed_groups = 0;
+    u16 proxy_fences = 0;                // fence_async_proxy so far
 };
+
+struct WarpProducts;                     // of wgmma, see wgmma.cpp
+struct Mbarriers;                        // see mbarriers.cpp
+
+// Who wrote a word of shared memory by stores, and how many fences it had passed: until the next, bulk copies and wgmma do not see it. Thread + 1; 0 where they do.
+struct Writer { u16 thread, fences; };
 
 struct Warp
 {
@@ -56,6 +64,7 @@ struct Warp
     Wait meeting = Wait::nothing;        // what the waiting lanes wait for when all wait for the same,
     u32 meeting_mask = 0;                // with the same mask
     i32 ready_position = -1;             // in Launch::ready
+    std::shared_ptr<WarpProducts> products;
 };
 
 struct NamedBarrier { u32 expected = 0; std::vector<Thread*> arrived; };
@@ -75,7 +84,10 @@ struct Block
     u8* shared = nullptr;
     u8* state = nullptr;
     Cell* accesses = nullptr;
+    Writer* writers = nullptr;
     u32 shared_bytes = 0;
+    u16 bulk_clocks[bulk_threads] = {};  // of race detection
+    std::shared_ptr<Mbarriers> mbarriers;
 };
 
 enum SharedState : u8 { shared_unwritten, shared_written, shared_in_flight };
@@ -110,6 +122,9 @@ void make_runnable(Thread& thread);
 void wait_for(Wait what, u32 mask);
 // Perhaps lets another thread run.
 void preempt();
+// Faults where the thread, the last of its block if the block has none alive, leaves asynchronous work unfinished.
+void finish_products(const Warp& warp);
+void finish_bulk_copies(const Block& block);
 inline void access_happens(Launch& launch)
 {
     if (launch.until_preemption != 0 && --launch.until_preemption == 0) preempt();

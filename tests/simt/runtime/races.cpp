@@ -85,6 +85,8 @@ static Knowledge* merged(Knowledge* a, Knowledge* b)
     return both;
 }
 
+static u32 clocks_of(const Block& block) { return (u32)block.threads.size() + bulk_threads; }
+
 static void advance(Thread& thread)
 {
     if (thread.clock == 0xffff) fault("the emulator's race detection counts 65535 synchronisations of a thread between two __syncthreads");
@@ -116,7 +118,7 @@ void join(Thread** threads, u32 count)
     bool same = first != nullptr && first->references == count;
     for (u32 i = 1; i < count && same; i++) same = threads[i]->known == first;
     if (!same) {
-        Clocks* all = new_clocks((u32)threads[0]->block->threads.size());
+        Clocks* all = new_clocks(clocks_of(*threads[0]->block));
         const Clocks* last = nullptr;
         for (u32 i = 0; i < count; i++) {
             if (threads[i]->known != last) add(*all, threads[i]->known);
@@ -139,6 +141,7 @@ void join(Thread** threads, u32 count)
 void join_block(Thread** threads, u32 count)
 {
     threads[0]->block->phase++;
+    for (u16& clock : threads[0]->block->bulk_clocks) clock = 0;
     for (u32 i = 0; i < count; i++) {
         release(threads[i]->known);
         threads[i]->known = nullptr;
@@ -149,7 +152,7 @@ void join_block(Thread** threads, u32 count)
 
 void synchronise_at(Thread& thread, u64 address)
 {
-    Clocks* now = new_clocks((u32)thread.block->threads.size());
+    Clocks* now = new_clocks(clocks_of(*thread.block));
     add(*now, thread.known);
     now->at[thread.index] = thread.clock;
     Knowledge* own = new Knowledge;
@@ -165,6 +168,56 @@ void synchronise_at(Thread& thread, u64 address)
     thread.foreign = all;
     all->references++;
     advance(thread);
+}
+
+void release(Released& released)
+{
+    release(released.clocks);
+    release(released.foreign);
+    released = {};
+}
+
+// Clocks of the block's present phase that nobody else holds.
+static Clocks& present(const Block& block, Released& there)
+{
+    if (there.clocks != nullptr && there.phase != block.phase) {
+        release(there.clocks);
+        there.clocks = nullptr;
+    }
+    there.phase = block.phase;
+    if (there.clocks == nullptr) there.clocks = new_clocks(clocks_of(block));
+    return *there.clocks;
+}
+
+void leave(Thread& thread, Released& there)
+{
+    Clocks& clocks = present(*thread.block, there);
+    add(clocks, thread.known);
+    clocks.at[thread.index] = thread.clock;
+    Knowledge* all = merged(there.foreign, thread.foreign);
+    release(there.foreign);
+    there.foreign = all;
+    advance(thread);
+}
+
+void take(Thread& thread, const Released& there)
+{
+    if (there.clocks != nullptr && there.phase == thread.block->phase) {
+        Clocks* all = new_clocks(clocks_of(*thread.block));
+        add(*all, thread.known);
+        add(*all, there.clocks);
+        release(thread.known);
+        thread.known = all;
+    }
+    Knowledge* all = merged(thread.foreign, there.foreign);
+    release(thread.foreign);
+    thread.foreign = all;
+}
+
+void arrive_bulk(Thread& thread, i32 number, Released& there)
+{
+    Block& block = *thread.block;
+    present(block, there).at[block.threads.size() + (u32)number] = block.bulk_clocks[number];
 }
 
 // -- records ----------------------------------------------------------------------------------------------------------------------------
@@ -236,6 +289,20 @@ template <bool shared> static const Record* check(Thread& thread, Cell* cells, u
 
 const Record* check_global_access(Thread& thread, Cell* cells, u64 offset, u32 bytes, Access access) { return check<false>(thread, cells, offset, bytes, access); }
 const Record* check_shared_access(Thread& thread, Cell* cells, u64 offset, u32 bytes, Access access) { return check<true>(thread, cells, offset, bytes, access); }
+
+const Record* check_bulk_write(Thread& thread, i32 number, const Released& started, u32 offset)
+{
+    Block& block = *thread.block;
+    if (block.bulk_clocks[number] == 0xffff) fault("the emulator's race detection counts 65535 pieces of bulk copies between two __syncthreads");
+    Thread bulk;
+    bulk.launch = thread.launch;
+    bulk.block = &block;
+    bulk.index = (u32)block.threads.size() + (u32)number;
+    bulk.clock = ++block.bulk_clocks[number];
+    bulk.known = started.phase == block.phase ? started.clocks : nullptr;
+    bulk.foreign = started.foreign;
+    return check<true>(bulk, block.accesses, offset, 16, Access::write);
+}
 
 bool written_in_launch(const Thread& thread, const Cell* cells, u64 offset, u32 bytes)
 {

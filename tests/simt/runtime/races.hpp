@@ -1,7 +1,7 @@
 // Who touched a memory location, and whether that access is ordered before the present one.
 //
 // A block's time is divided into phases by __syncthreads: everything of an earlier phase is ordered. Inside a phase each thread has a clock, advanced where it
-// synchronises, and a vector clock (what it knows of the other threads of its block) that __syncwarp and named barriers join. Shuffles, votes and mma order
+// synchronises, and a vector clock (what it knows of the other threads of its block) that __syncwarp, named barriers and mbarriers join. Shuffles, votes and mma order
 // nothing. Across blocks only acquire/release atomics order: they carry Knowledge, the phase and vector clock of other blocks.
 #pragma once
 #include "types.hpp"
@@ -52,5 +52,25 @@ void join(Thread** threads, u32 count);
 void join_block(Thread** threads, u32 count);
 // An acquire/release operation on `address`.
 void synchronise_at(Thread& thread, u64 address);
+
+// What threads of a block leave for others of it at an mbarrier.
+struct Released
+{
+    Clocks* clocks = nullptr;
+    u32 phase = 0;          // of the block; what is older is known to all
+    Knowledge* foreign = nullptr;
+};
+void release(Released& released);
+// What the thread knows and has done joins what is there.
+void leave(Thread& thread, Released& there);
+// The thread knows what is there.
+void take(Thread& thread, const Released& there);
+
+// Bulk copies are asynchronous to the thread that starts them. Those to one mbarrier count as one more thread of the block, whose accesses that mbarrier alone makes known.
+constexpr u32 bulk_threads = 32;
+// A bulk copy to mbarrier `number` writes 16 bytes: `started` is what its starter knew. Returns the record it races with, or null.
+const Record* check_bulk_write(Thread& thread, i32 number, const Released& started, u32 offset);
+// Bulk copies to an mbarrier have arrived: what they wrote is known to whoever takes `there`.
+void arrive_bulk(Thread& thread, i32 number, Released& there);
 
 }

@@ -35,6 +35,8 @@ const char* name_of(Wait wait)
     case Wait::ldmatrix_trans: return "ldmatrix.trans";
     case Wait::mma_bf16: return "mma (bf16)";
     case Wait::mma_f16: return "mma (f16)";
+    case Wait::wgmma: return "wgmma";
+    case Wait::mbarrier: return "an mbarrier";
     }
     return "";
 }
@@ -138,6 +140,8 @@ static void finish_thread(Thread& self)
         if (other.mask >> self.lane & 1)
             fault("mismatched collective: the thread exits while thread %u waits for it at %s (mask %08x)", other.index, name_of(other.waits), other.mask);
     }
+    if ((warp.exited | 1u << self.lane) == warp.present) finish_products(warp);
+    if (self.block->alive == 1) finish_bulk_copies(*self.block);
     self.exited = true;
     warp.exited |= 1u << self.lane;
     make_unrunnable(self);
@@ -173,6 +177,7 @@ struct Place
     std::unique_ptr<u8[], decltype(&std::free)> shared{nullptr, std::free};
     std::unique_ptr<u8[]> state;
     std::unique_ptr<Cell[]> accesses;
+    std::unique_ptr<Writer[]> writers;
     Block block;
 
     ~Place()
@@ -198,6 +203,7 @@ static void start_block(Launch& launch, Place& place, u32 number)
         place.shared.reset((u8*)std::aligned_alloc(1024, largest_shared));
         place.state.reset(new u8[largest_shared]);
         place.accesses.reset(new Cell[largest_shared / 8]());
+        place.writers.reset(new Writer[largest_shared / 4]);
     }
     Block& block = place.block;
     block = Block{};
@@ -208,9 +214,11 @@ static void start_block(Launch& launch, Place& place, u32 number)
     block.shared = place.shared.get();
     block.state = place.state.get();
     block.accesses = place.accesses.get();
+    block.writers = place.writers.get();
     block.shared_bytes = what.shared_bytes;
     std::memset(block.shared, 0xff, what.shared_bytes);
     std::memset(block.state, shared_unwritten, what.shared_bytes);
+    std::memset(block.writers, 0, (what.shared_bytes + 3) / 4 * sizeof(Writer));
     block.threads.resize(threads);
     block.warps.resize((threads + 31) / 32);
     for (u32 i = 0; i < threads; i++) {
@@ -230,6 +238,7 @@ static void start_block(Launch& launch, Place& place, u32 number)
         thread.foreign = nullptr;
         thread.copies.clear();
         thread.committed_groups = 0;
+        thread.proxy_fences = 0;
         prepare(thread, thread_main);
         warp.block = &block;
         warp.threads.push_back(&thread);
@@ -253,6 +262,7 @@ static std::string deadlock(const Launch& launch, const std::vector<Place*>& res
             char detail[64] = "";
             if (thread->waits == Wait::named_barrier)
                 std::snprintf(detail, sizeof detail, " %u (%zu of %u arrived)", thread->mask, thread->block->named.at(thread->mask).arrived.size(), thread->block->named.at(thread->mask).expected);
+            else if (thread->waits == Wait::mbarrier) std::snprintf(detail, sizeof detail, " at 0x%x", thread->mask);
             else if (thread->waits != Wait::block_barrier) std::snprintf(detail, sizeof detail, " (mask %08x)", thread->mask);
             text += detail;
             if (thread->code != nullptr) text += source_position(thread->code);

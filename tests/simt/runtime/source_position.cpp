@@ -30,7 +30,7 @@ static std::string look_up(const void* code)
         line.erase(line.find_first_of(" \n"));   // a discriminator may follow
         size_t name = line.find_last_of('/');
         std::string file = name == std::string::npos ? line : line.substr(name + 1);
-        if (found || file.rfind("simt_ptx.hpp", 0) == 0 || file.rfind("simt.hpp", 0) == 0 || file.rfind("?", 0) == 0) continue;
+        if (found || file.rfind("simt_ptx", 0) == 0 || file.rfind("simt.hpp", 0) == 0 || file.rfind("?", 0) == 0) continue;
         position = " at " + file;
         found = true;
     }

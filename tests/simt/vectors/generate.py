@@ -1,6 +1,7 @@
-"""Writes vectors.txt: for each wrapper of cuda/ptx.cuh, inputs of 32 lanes and the outputs the PTX manual promises, from numpy and not from the emulator.
+"""Writes vectors.txt and vectors_sm90a.txt: for each wrapper of cuda/ptx.cuh and cuda/ptx_sm90a.cuh, inputs of 32 lanes (128 threads for sm_90a) and the outputs the PTX manual
+promises, from numpy and not from the emulator.
 
-A line is `wrapper inputs outputs bound`, then 32 x inputs and 32 x outputs hexadecimal words, lane by lane. `bound` is `exact`, or what an output, a float32, may be off by:
+A line is `wrapper inputs outputs bound`, then 32 (128) x inputs and 32 (128) x outputs hexadecimal words, lane by lane. `bound` is `exact`, or what an output, a float32, may be off by:
 `relative:B` of itself, `log2` for 2^-22 of itself, absolute where the argument lies between 0.5 and 2.
 """
 import numpy as np
@@ -14,8 +15,8 @@ def bits(x):
     return np.asarray(x, np.float32).view(np.uint32)
 
 
-def record(name, inputs, outputs, bound="exact"):
-    inputs, outputs = (np.asarray(a, np.uint32).reshape(LANES, -1) for a in (inputs, outputs))
+def record(name, inputs, outputs, bound="exact", threads=LANES):
+    inputs, outputs = (np.asarray(a, np.uint32).reshape(threads, -1) for a in (inputs, outputs))
     words = " ".join(f"{w:x}" for a in (inputs, outputs) for w in a.reshape(-1))
     lines.append(f"{name} {inputs.shape[1]} {outputs.shape[1]} {bound} {words}")
 
@@ -99,4 +100,31 @@ largest = words[:, :2].copy().view(np.uint64).max()
 record("atomic_max_global", words[:, :2], np.tile(np.array([largest]).view(np.uint32), (LANES, 1)))
 
 with open("vectors.txt", "w") as file:
+    file.write("\n".join(lines) + "\n")
+
+# sm_90a, 128 threads. wgmma: 64 x 64 x 32 in two steps, whole numbers; b's 64 rows of 128 bytes, of which each thread holds 64, rotated as the 128-byte swizzle has them: the unit of 16
+# bytes that is number u of row r lies at place u ^ (r % 8).
+lines = []
+thread = np.arange(128)
+group, pair, first = thread % 32 // 4, thread % 4 * 2, thread // 32 * 16
+for name, convert in (("wgmma_bf16", to_bf16), ("wgmma_f16", to_f16)):
+    a, b = random.integers(-15, 16, (64, 32)), random.integers(-15, 16, (64, 32))
+    row = np.arange(64)
+    units = np.zeros((64, 8, 8), np.uint32)
+    for u in range(4):
+        units[row, u ^ (row % 8)] = convert(b[:, 8 * u:8 * u + 8].astype(np.float32))
+    image = (units[..., 0::2] | units[..., 1::2] << 16).reshape(128, 16)
+    fragments = []
+    for step in (0, 16):
+        for r, k in ((0, 0), (8, 0), (0, 8), (8, 8)):
+            low, high = (convert(a[first + group + r, step + pair + k + i].astype(np.float32)) for i in (0, 1))
+            fragments.append(low | high << 16)
+    c = a @ b.T
+    products = [bits(c[first + group + r, 8 * n + pair + i].astype(np.float32)) for n in range(8) for r in (0, 8) for i in (0, 1)]
+    record(name, np.concatenate([image, np.stack(fragments, 1)], 1), np.stack(products, 1), threads=128)
+words = random.integers(0, 2**32, (128, 4), np.uint32)
+record("bulk_copy", words, np.roll(words, -1, 0), threads=128)
+record("mbarrier_arrive", words[:, :1], np.roll(words[:, :1], -1, 0), threads=128)
+
+with open("vectors_sm90a.txt", "w") as file:
     file.write("\n".join(lines) + "\n")
