@@ -49,9 +49,8 @@ find "$payload/tool" -mindepth 1 ! -name compactor -delete
 rm -rf "$payload/tests/simt"
 find "$payload" \( -name '*.dbg' -o -name '*.xml' -o -name '*.pdb' ! -path '*/tests/*' \) -delete
 
-# Those of the models that are timed; all of the catalogue would be too large.
 bash tests/nvrtc.sh
-"$payload/tool/compactor" kernels compile --nvrtc tests/.nvrtc/12.4/libnvrtc.so.12 --model llama-3-8b qwen2.5-14b --arch 80,86,89,90 --out "$payload/tests/compactor-kernels"
+"$payload/tool/compactor" kernels compile --nvrtc tests/.nvrtc/12.4/libnvrtc.so.12 --arch 80,86,89,90 --out "$payload/tests/compactor-kernels"
 ln -s ../tests/compactor-kernels "$payload/tool/compactor-kernels"
 cp tests/gpu/run.sh tests/gpu/README.md LICENSE "$payload"
 git describe --always --dirty >"$payload/version" 2>/dev/null || echo unknown >"$payload/version"
