@@ -46,7 +46,9 @@ publish bench/Compactor.Gpu.Bench bench
 publish tests/Compactor.Gpu.Tests tests --self-contained -p:PublishAot=false
 # What draws the tool's report, its demo and model, the emulator and symbols but those of the tests are of no use there.
 find "$payload/tool" -mindepth 1 ! -name compactor -delete
-rm -rf "$payload/tests/simt"
+rm -rf "$payload"/tests/simt "$payload"/tests/data/host
+# Golden files no test of kernels reads, and the largest: they are weights and caches, which do not compress.
+find "$payload/tests/data/golden" \( -name "kvpress_compactor*" -o -size +3M \) -delete
 find "$payload" \( -name '*.dbg' -o -name '*.xml' -o -name '*.pdb' ! -path '*/tests/*' \) -delete
 
 bash tests/nvrtc.sh
