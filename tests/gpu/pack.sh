@@ -46,7 +46,9 @@ publish bench/Compactor.Gpu.Bench bench
 publish tests/Compactor.Gpu.Tests tests --self-contained -p:PublishAot=false
 # What draws the tool's report, its demo and model, the emulator and symbols but those of the tests are of no use there.
 find "$payload/tool" -mindepth 1 ! -name compactor -delete
-rm -rf "$payload/tests/simt"
+rm -rf "$payload"/tests/simt "$payload"/tests/data/host
+# Golden files no test of kernels reads, and the largest: they are weights and caches, which do not compress.
+find "$payload/tests/data/golden" \( -name "kvpress_compactor*" -o -size +1400k \) -delete
 find "$payload" \( -name '*.dbg' -o -name '*.xml' -o -name '*.pdb' ! -path '*/tests/*' \) -delete
 
 bash tests/nvrtc.sh
@@ -55,7 +57,7 @@ ln -s ../tests/compactor-kernels "$payload/tool/compactor-kernels"
 cp tests/gpu/run.sh tests/gpu/README.md LICENSE "$payload"
 git describe --always --dirty >"$payload/version" 2>/dev/null || echo unknown >"$payload/version"
 
-# The same content gives the same archive, whenever it is made.
-tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -C "$work" -c compactor-gpu | xz -9 -T1 >"$archive.part"
+# The same content gives the same archive, whenever it is made; most of it is x86 code.
+tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -C "$work" -c compactor-gpu | xz --x86 --lzma2=preset=9e >"$archive.part"
 mv "$archive.part" "$archive"
 check "$archive"
