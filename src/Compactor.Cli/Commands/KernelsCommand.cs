@@ -24,8 +24,8 @@ internal static class KernelsCommand
         var command = selection.AddTo(new Command("list", "Shows the kernels of models, and what they take of a multiprocessor.") { json });
         command.SetAction(parsed =>
         {
-            var (nvrtc, modules) = (selection.Open(parsed.CommandResult), selection.Modules(parsed.CommandResult, nvrtc));
-            KernelReport[] rows = [.. InParallel(modules, module => Resources(nvrtc, module)).SelectMany(ofModule => ofModule)];
+            var nvrtc = selection.Open(parsed.CommandResult);
+            KernelReport[] rows = [.. InParallel(selection.Modules(parsed.CommandResult, nvrtc), module => Resources(nvrtc, module)).SelectMany(ofModule => ofModule)];
             if (parsed.GetValue(json))
                 JsonDocumentWriter.Write(writer =>
                 {
