@@ -14,6 +14,8 @@ internal sealed record FittedCalibration(string Path, RetentionCalibration Calib
     public static FittedCalibration Load(GenerationRequest request)
     {
         string path = request.Calibration ?? System.IO.Path.Combine(request.Model, "calibration.json");
+        if (Directory.Exists(path))
+            throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' is a folder; name the calibration in it.");
         if (!File.Exists(path))
             throw new CompactorException(CompactorStatus.InvalidFile, $"'{path}' does not exist; --quality needs a calibration of the model. Name one with --calibration, or use --retention.");
         var fitted = new FittedCalibration(path, RetentionCalibration.Load(path));

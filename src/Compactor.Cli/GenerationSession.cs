@@ -44,6 +44,8 @@ internal static class GenerationSession
         var tokenizer = TextTokenizer.Load(request.Model);
         int[] prompt = [.. tokenizer.Begin, .. tokenizer.Encode(text)];
         int[][] questions = [.. request.Questions.Select(tokenizer.Encode)];
+        if (prompt.Length == tokenizer.Begin.Count)
+            throw new CompactorException(CompactorStatus.InvalidArgument, $"'{request.Prompt}' has no tokens; write something to read.");
         RequireRoom(request, model.Config, prompt.Length, questions);
         progress(Loaded);
 
@@ -91,8 +93,6 @@ internal static class GenerationSession
         for (int i = 0; i < questions.Length; i++)
             if (questions[i].Length == 0)
                 throw new CompactorException(CompactorStatus.InvalidArgument, $"Question {i + 1} has no tokens; write something, or leave it out.");
-        if (prompt == 0)
-            throw new CompactorException(CompactorStatus.InvalidArgument, $"'{request.Prompt}' has no tokens; write something to read.");
         long needed = (long)prompt + questions.Select(question => question.Length).DefaultIfEmpty(0).Max() + request.Generation.MaxTokens;
         if (needed > config.MaxPositions)
             throw new CompactorException(CompactorStatus.InvalidArgument,

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using System.Numerics;
 using Compactor.Host.Evaluation;
 using Compactor.Native.Compression;
 
@@ -89,7 +90,7 @@ internal sealed class MethodOptions
         string.Join(' ', Describe(method.Options).Where(option => option.Name != Seed).Select(option => $"{option.Name}={option.Value}").Prepend(method.PolicyOf(0).Name));
 
     private void Number<T>(string name, string description, Func<CompressionOptions, T> get, Func<CompressionOptions, T, CompressionOptions> set, string helpName = "n")
-        where T : struct, IParsable<T>, IFormattable =>
+        where T : struct, INumberBase<T> =>
         Add(ValueOption.Number<T>(name, description, helpName), set, o => Text(get(o)));
 
     private void Choice<T>(string name, string description, Func<CompressionOptions, T> get, Func<CompressionOptions, T, CompressionOptions> set,
@@ -101,7 +102,7 @@ internal sealed class MethodOptions
 
     private static LeverageWeight? ParseWeight(string text) =>
         text == "auto" ? Native.Compression.LeverageWeight.OneMinusRetention
-        : double.TryParse(text, CultureInfo.InvariantCulture, out double weight) ? weight : null;
+        : double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double weight) ? weight : null;
 
     private static string Text(IFormattable value) => value.ToString(null, CultureInfo.InvariantCulture);
 }

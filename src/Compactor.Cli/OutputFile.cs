@@ -1,5 +1,6 @@
 using Compactor.Cli.Reporting;
 using Compactor.Native;
+using Compactor.Native.Io;
 
 namespace Compactor.Cli;
 
@@ -20,6 +21,7 @@ internal static class OutputFile
         string full = Path.GetFullPath(path);
         if (Path.GetDirectoryName(full) is not { } parent || !Directory.Exists(parent))
             throw Refused(path, "in a folder that does not exist; create that first");
+        _ = Destination.Of(path);
         try
         {
             // Whether files can be made there shows only when one is.

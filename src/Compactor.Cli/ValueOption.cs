@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
+using System.Numerics;
 
 namespace Compactor.Cli;
 
@@ -7,9 +8,9 @@ namespace Compactor.Cli;
 internal static class ValueOption
 {
     /// <summary>A number, read and written the same way on every machine.</summary>
-    public static Option<T?> Number<T>(string name, string description, string helpName = "n") where T : struct, IParsable<T> =>
+    public static Option<T?> Number<T>(string name, string description, string helpName = "n") where T : struct, INumberBase<T> =>
         Create<T>(name, description, helpName, typeof(T) == typeof(double) ? "a number" : typeof(T) == typeof(ulong) ? $"a whole number from 0 to {ulong.MaxValue}" : typeof(T) == typeof(long) ? $"a whole number up to {long.MaxValue}" : $"a whole number up to {int.MaxValue}",
-            text => T.TryParse(text, CultureInfo.InvariantCulture, out var value) ? value : null);
+            text => T.TryParse(text, typeof(T) == typeof(double) ? NumberStyles.Float : NumberStyles.Integer, CultureInfo.InvariantCulture, out var value) ? value : null);
 
     /// <summary>One of a few names.</summary>
     public static Option<T?> Choice<T>(string name, string description, params (string Name, T Value)[] choices) where T : struct

@@ -116,11 +116,17 @@ public sealed class EvaluationTests : TemporaryFolder
     [InlineData("--tasks", "niah", "single-noise")]
     [InlineData("--tasks", "variables,variables", "twice")]
     [InlineData("--retention", "0.5,2", "'2'")]
+    [InlineData("--retention", "1", "--retention is 1")]
+    [InlineData("--lambda", "0,3", "--lambda is '0,3'")]
     [InlineData("--seeds", "1,-2", "'-2'")]
     [InlineData("--samples", "0", "--samples is 0")]
     [InlineData("--length", "4096", "1024")]
     [InlineData("--threads", "-1", "--threads is -1")]
     public void A_wrong_value_is_named_with_what_is_accepted(string option, string value, string mention) => Tool.Run("eval", option, value).FailsWith(2, mention);
+
+    [Fact]
+    public void Shares_that_teach_nothing_are_refused_before_the_work() =>
+        Tool.Run("calibrate", "--out", At("c.json"), "--fit-retention", "0.5,1").FailsWith(2, "--fit-retention holds 1");
 
     [Fact]
     public void A_preset_among_the_policies_takes_no_other_options() =>
@@ -145,7 +151,10 @@ public sealed class EvaluationTests : TemporaryFolder
         Refused(At("folder"), "a folder; name a file in it");
         Refused(At("report/c.json"), "within the folder of --report");
         if (OperatingSystem.IsLinux())
+        {
             Refused("/proc/c.json", "cannot be written");
+            Tool.Run("calibrate", "--length", "60", "--fit-tasks", "multi-value", "--out", "/dev/fd/1").FailsWith(1, "/dev/fd/1", "not a regular file");
+        }
         Assert.Equal([At("folder")], Directory.GetFileSystemEntries(At(".")).Select(Path.GetFullPath));
         Assert.Empty(Directory.GetFileSystemEntries(At("folder")));
     }

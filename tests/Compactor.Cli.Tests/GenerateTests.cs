@@ -43,6 +43,21 @@ public partial class GenerateTests : TemporaryFolder
         Assert.Contains("is 91 17 .\n", answered.Output);
     }
 
+    [Theory]
+    [InlineData(2, "--retention is '0,1'", "--retention", "0,1")]
+    [InlineData(2, "--stop is empty", "--stop", "")]
+    [InlineData(1, "is a folder", "--quality", "0.9", "--calibration", "/")]
+    public void What_would_mislead_is_refused(int exitCode, string mention, params string[] options) => Tool.Run(["generate", "--prompt", Prompt, .. options]).FailsWith(exitCode, mention);
+
+    [Theory]
+    [InlineData("")]
+    [InlineData(" \n")]
+    public void A_prompt_without_words_is_refused(string text)
+    {
+        File.WriteAllText(At("empty.txt"), text);
+        Tool.Run("generate", "--prompt", At("empty.txt")).FailsWith(1, At("empty.txt"), "has no tokens");
+    }
+
     [Fact]
     public void Questions_are_asked_independently_and_printed_with_their_answers()
     {

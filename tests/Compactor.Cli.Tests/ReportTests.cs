@@ -193,10 +193,15 @@ public partial class ReportTests : TemporaryFolder
         Directory.CreateDirectory(At("page"));
         File.WriteAllText(At("page/index.html"), "mine");
         Refused(At("page"), "'index.html'");
+        Directory.CreateDirectory(At("shared"));
+        File.WriteAllText(At("shared/index.html"), """<meta name="generator" content="compactor report">""");
+        File.WriteAllText(At("shared/holiday.png"), "mine");
+        Refused(At("shared"), "'holiday.png'");
         if (OperatingSystem.IsLinux())
             Refused("/proc/report", "cannot be written");
         Assert.Equal("mine", File.ReadAllText(At("mine/photo.png")));
-        Assert.Equal(["file", "mine", "nested", "page"], Files("."));
+        Assert.Equal("mine", File.ReadAllText(At("shared/holiday.png")));
+        Assert.Equal(["file", "mine", "nested", "page", "shared"], Files("."));
     }
 
     [Fact]

@@ -23,7 +23,7 @@ internal static class CalibrateCommand
         var tasks = new Option<string?>("--tasks") { Description = $"Tasks to try it on, with other contexts. Of {string.Join(", ", RetrievalTask.All.Select(task => task.Name))}. [default: all]", HelpName = "name,..." };
         var samples = ValueOption.Number<int>("--samples", $"Contexts of each task and seed to try it on. [default: {DefaultSamples}]");
         var quality = ValueOption.Number<double>("--quality", $"Wanted share of the full cache's quality, 0 to 1. [default: {DefaultQuality}]", "tau");
-        var common = new EvaluationOptions();
+        var common = new EvaluationOptions(21, 22, 23);
         var method = new MethodOptions();
         var command = new Command("calibrate", "Fits how much of a context's cache a wanted quality takes, and tries it on other contexts and tasks.") { output, policy, fitTasks, retentions, fitSamples, tasks, samples, quality };
         common.AddTo(command);
@@ -37,8 +37,10 @@ internal static class CalibrateCommand
                 throw new UsageException($"--quality is {wanted}; use 0 to 1.");
             var compressed = Method(parsed.GetRequiredValue(policy), EvaluationOptions.OfUser(() => method.Read(result)));
             double[] kept = EvaluationOptions.Retentions(parsed.GetRequiredValue(retentions), "--fit-retention");
+            if (kept.Contains(1))
+                throw new UsageException("--fit-retention holds 1, from which nothing can be learned; use shares below 1.");
             var plan = new CalibrationPlan(compressed, EvaluationOptions.Tasks(parsed.GetRequiredValue(fitTasks), "--fit-tasks"), EvaluationOptions.Count(parsed.GetValue(fitSamples), "--fit-samples", DefaultFitSamples), kept,
-                EvaluationOptions.Tasks(parsed.GetValue(tasks), "--tasks"), EvaluationOptions.Count(parsed.GetValue(samples), "--samples", DefaultSamples), wanted, common.Seeds(result, 21, 22, 23));
+                EvaluationOptions.Tasks(parsed.GetValue(tasks), "--tasks"), EvaluationOptions.Count(parsed.GetValue(samples), "--samples", DefaultSamples), wanted, common.Seeds(result));
             var folder = parsed.GetValue(common.Report) is { } name ? new ReportFolder(name) : null;
             OutputFile.Check(path, folder);
             var trials = common.Load(result, turns: false);

@@ -19,7 +19,7 @@ internal static class EvalCommand
         var tasks = new Option<string?>("--tasks") { Description = $"Of {string.Join(", ", RetrievalTask.All.Select(task => task.Name))}. [default: all]", HelpName = "name,..." };
         var samples = ValueOption.Number<int>("--samples", $"Contexts of each task and seed. [default: {DefaultSamples}]");
         var turns = new Option<bool>("--multi-turn") { Description = "Ask the questions of a context in one conversation, right answers between them, instead of each by itself." };
-        var common = new EvaluationOptions();
+        var common = new EvaluationOptions(31, 32, 33);
         var method = new MethodOptions();
         var command = new Command("eval", "Asks a model questions about contexts whose cache was compressed before any question was known.") { retentions, policies, tasks, samples, turns };
         common.AddTo(command);
@@ -29,11 +29,13 @@ internal static class EvalCommand
             var result = parsed.CommandResult;
             var options = EvaluationOptions.OfUser(() => method.Read(result));
             double[] kept = EvaluationOptions.Retentions(parsed.GetRequiredValue(retentions), "--retention");
+            if (kept.All(retention => retention == 1))
+                throw new UsageException("--retention is 1, which is the full cache that is run beside every share; give one below 1.");
             var plan = new ComparisonPlan(
                 EvaluationOptions.Tasks(parsed.GetValue(tasks), "--tasks"),
                 [.. EvaluationOptions.List(parsed.GetValue(policies) ?? string.Join(',', EvaluatedMethod.Names), "--policies", name => EvaluationOptions.OfUser(() => EvaluatedMethod.Named(name, options)))],
                 [.. kept.Where(retention => retention < 1)],
-                common.Seeds(result, 31, 32, 33),
+                common.Seeds(result),
                 EvaluationOptions.Count(parsed.GetValue(samples), "--samples", DefaultSamples));
             var folder = parsed.GetValue(common.Report) is { } path ? new ReportFolder(path) : null;
             var trials = common.Load(result, parsed.GetValue(turns));

@@ -54,6 +54,8 @@ internal static class GenerateCommand
                 throw new UsageException($"--temperature is {divisor}; use 0 (the likeliest token) or a finite number above.");
             if (result.GetValue(topP) is { } probability && !(probability is > 0 and <= 1))
                 throw new UsageException($"--top-p is {probability}; use a probability above 0, up to 1.");
+            if (result.GetValue(stop) is "")
+                throw new UsageException("--stop is empty; give the text that ends an answer, or leave it out.");
             if (result.GetValue(threads) is < 0)
                 throw new UsageException($"--threads is {result.GetValue(threads)}; use 1 or more, or 0 for all cores.");
             try

@@ -8,13 +8,14 @@ using Compactor.Native;
 namespace Compactor.Cli.Evaluation;
 
 /// <summary>What <c>eval</c> and <c>calibrate</c> have in common: the model, and how contexts are drawn.</summary>
-internal sealed class EvaluationOptions
+/// <param name="seeds">Seeds of the contexts where none are given.</param>
+internal sealed class EvaluationOptions(params ulong[] seeds)
 {
     private const int DefaultLength = 1024;
 
     private readonly Option<string?> _model = new("--model") { Description = "Folder of a checkpoint in Hugging Face layout. [default: the bundled model]", HelpName = "dir" };
     private readonly Option<int?> _length = ValueOption.Number<int>("--length", $"Tokens of a context with its questions and answers. [default: {DefaultLength}]");
-    private readonly Option<string?> _seeds = new("--seeds") { Description = "Seeds of the contexts. [default: three]", HelpName = "s,s,..." };
+    private readonly Option<string?> _seeds = new("--seeds") { Description = $"Seeds of the contexts. [default: {string.Join(',', seeds)}]", HelpName = "s,s,..." };
     private readonly Option<int?> _threads = ValueOption.Number<int>("--threads", "Threads; 0 for all cores. Results do not depend on it. [default: 0]");
 
     /// <summary>Folder of the report.</summary>
@@ -33,9 +34,7 @@ internal sealed class EvaluationOptions
     }
 
     /// <summary>Seeds of the contexts.</summary>
-    /// <param name="result">What was parsed.</param>
-    /// <param name="standard">What they are when not given.</param>
-    public ulong[] Seeds(SymbolResult result, params ulong[] standard) => result.GetValue(_seeds) is not { } text ? standard
+    public ulong[] Seeds(SymbolResult result) => result.GetValue(_seeds) is not { } text ? seeds
         : List(text, "--seeds", part => ulong.TryParse(part, CultureInfo.InvariantCulture, out ulong seed) ? seed : throw new UsageException($"--seeds holds '{part}'; use whole numbers, 0 or more, separated by commas."));
 
     /// <summary>The model and its contexts; whoever calls owns the model.</summary>
@@ -58,7 +57,7 @@ internal sealed class EvaluationOptions
 
     /// <summary>Retentions.</summary>
     public static double[] Retentions(string text, string option) => List(text, option, part =>
-        double.TryParse(part, CultureInfo.InvariantCulture, out double retention) && retention is > 0 and <= 1 ? retention
+        double.TryParse(part, NumberStyles.Float, CultureInfo.InvariantCulture, out double retention) && retention is > 0 and <= 1 ? retention
         : throw new UsageException($"{option} holds '{part}'; use ratios above 0, up to 1, separated by commas."));
 
     /// <summary>Different things separated by commas.</summary>

@@ -1,3 +1,4 @@
+using System.Text.RegularExpressions;
 using Compactor.Native;
 
 namespace Compactor.Cli.Reporting;
@@ -6,7 +7,7 @@ namespace Compactor.Cli.Reporting;
 /// The folder of a report. It must be new, empty, or hold an earlier report and nothing else, which is then replaced. The files are written to a folder beside
 /// it that takes its place when it is whole, so a failure leaves what was there. A link to a folder stays one.
 /// </summary>
-internal sealed class ReportFolder
+internal sealed partial class ReportFolder
 {
     public const string Page = "index.html", Figures = "report.json";
 
@@ -14,6 +15,9 @@ internal sealed class ReportFolder
     public const string Mark = """<meta name="generator" content="compactor report">""";
 
     private readonly string _path, _parent;
+
+    [GeneratedRegex(@"^(error|lengths|retained|curves|shares|layer-\d+-(scores|kept|error))\.png$")]
+    private static partial Regex Pictures();
 
     /// <summary>Checks that a report can be written there; changes nothing.</summary>
     /// <exception cref="CompactorException">It cannot; the message says why.</exception>
@@ -121,7 +125,7 @@ internal sealed class ReportFolder
         if (!Directory.Exists(_path))
             return;
         string[] names = [.. Guarded(() => Directory.GetFileSystemEntries(_path)).Select(entry => Path.GetFileName(entry)!).Order(StringComparer.Ordinal)];
-        string? foreign = names.FirstOrDefault(name => name is not (Page or Figures) && Path.GetExtension(name) != ".png" || Directory.Exists(Path.Combine(_path, name)));
+        string? foreign = names.FirstOrDefault(name => name is not (Page or Figures) && !Pictures().IsMatch(name) || Directory.Exists(Path.Combine(_path, name)));
         if (foreign is null && names.Length > 0 && !(names.Contains(Page) && Guarded(() => File.ReadAllText(Path.Combine(_path, Page))).Contains(Mark, StringComparison.Ordinal)))
             foreign = names[0];
         if (foreign is not null)

@@ -67,10 +67,11 @@ public sealed record RetentionCalibration(double Alpha, double Beta)
 
     /// <summary>Writes it as JSON; an existing file is replaced at once, never left half written.</summary>
     /// <param name="path">File.</param>
+    /// <exception cref="CompactorException">What is there is no regular file.</exception>
     /// <exception cref="IOException">It cannot be written.</exception>
     public void Save(string path)
     {
-        string full = Path.GetFullPath(path), temporary = $"{full}.{Environment.ProcessId}.{Guid.NewGuid():N}.tmp";
+        string full = Io.Destination.Of(path), temporary = $"{full}.{Environment.ProcessId}.{Guid.NewGuid():N}.tmp";
         try
         {
             using (var stream = File.Create(temporary))
@@ -120,7 +121,11 @@ public sealed record RetentionCalibration(double Alpha, double Beta)
             };
             return double.IsFinite(read.Alpha) && double.IsFinite(read.Beta) ? read : throw Invalid("alpha or beta is not finite");
         }
-        catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
+        catch (KeyNotFoundException e)
+        {
+            throw Invalid("it has no version, alpha, beta, samples, error or description", e);
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException or FormatException)
         {
             throw Invalid(e.Message, e);
         }

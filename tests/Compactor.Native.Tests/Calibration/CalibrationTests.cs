@@ -151,6 +151,19 @@ public sealed class CalibrationTests : IDisposable
     }
 
     [Fact]
+    public void A_link_is_followed_and_what_is_no_file_is_left_alone()
+    {
+        Assert.SkipWhen(OperatingSystem.IsWindows(), "links take rights there");
+        string target = Path.Combine(_folder, "target.json"), link = Path.Combine(_folder, "link.json");
+        File.CreateSymbolicLink(link, target);
+        new RetentionCalibration(1, 2).Save(link);
+        Assert.Equal(new RetentionCalibration(1, 2), RetentionCalibration.Load(target));
+        Assert.Equal(target, new FileInfo(link).LinkTarget);
+        Directory.CreateDirectory(Path.Combine(_folder, "sub"));
+        Assert.Contains("not a regular file", Assert.Throws<CompactorException>(() => new RetentionCalibration(1, 2).Save(Path.Combine(_folder, "sub"))).Message);
+    }
+
+    [Fact]
     public void What_a_file_does_not_state_is_null()
     {
         string path = Path.Combine(_folder, "older.json");
