@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds everything and runs all tests. --full adds the long ones, save what takes hours on the emulator
-# (tests/simt/stress.sh). The last line is `N passed, N failed, N skipped`.
+# Builds everything and runs all tests. --full adds the long ones and a sample of planted faults, save what takes
+# an hour or more on the emulator (tests/simt/stress.sh). The last line is `N passed, N failed, N skipped`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -73,6 +73,11 @@ if [ -n "$summary" ]; then
 else
   echo "tests/run.sh: ctest ended without a summary" >&2
   failed=$((failed + 1)) status=1
+fi
+if [ "$explicit" = on ]; then
+  echo "== tests/simt, a sample of planted faults"
+  if python3 tests/simt/mutate.py build/simt --every 32; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+  part "planted faults"
 fi
 [ "$failed" -eq 0 ] || status=1
 printf '%s\n' "${parts[@]}"

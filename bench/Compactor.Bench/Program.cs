@@ -20,10 +20,13 @@ var repeats = new Option<int>("--repeats") { Description = "Timed repeats.", Def
 var paging = new Command("paging", "Bookkeeping of the paged cache.") { repeats, json };
 paging.SetAction(parsed => PagingBenchmark.Run(parsed.GetValue(repeats), parsed.GetValue(json)));
 
+var launchCost = new Command("launch-cost", "Host time of compressing one layer on a GPU, on a device that does nothing.") { repeats, json };
+launchCost.SetAction(parsed => LaunchCostBenchmark.Run(parsed.GetValue(repeats), parsed.GetValue(json)));
+
 var stages = new Command("stages", "BenchmarkDotNet suites of every CPU stage; its own arguments follow.") { TreatUnmatchedTokensAsErrors = false };
 stages.SetAction(parsed =>
 {
     BenchmarkSwitcher.FromAssembly(typeof(StageBenchmarks).Assembly).Run([.. parsed.UnmatchedTokens]);
 });
 
-return new RootCommand("Benchmarks of Compactor.Native.") { scores, decode, paging, stages }.Parse(args).Invoke();
+return new RootCommand("Benchmarks of Compactor.Native.") { scores, decode, paging, launchCost, stages }.Parse(args).Invoke();

@@ -35,7 +35,7 @@ internal sealed unsafe class CuBlas : IDisposable
     public static CuBlas? Open(SearchEnvironment environment, nint stream, out string? reason)
     {
         reason = null;
-        List<string> folders = [""];
+        List<string> folders = [""], unusable = [];
         if (LibrarySearch.Nvrtc(environment).Found is { } nvrtc && Path.GetDirectoryName(nvrtc.Place) is { Length: > 0 } beside)
             folders.AddRange([beside, Path.Combine(beside, "..", "..", "cublas", "lib")]);
         foreach (string variable in (string[])["CUDA_PATH", "CUDA_HOME"])
@@ -48,10 +48,19 @@ internal sealed unsafe class CuBlas : IDisposable
                 // It needs the other, which its own search may not find.
                 NativeLibrary.TryLoad(Path.Combine(folder, $"libcublasLt.so.{major}"), out _);
                 string place = Path.Combine(folder, $"libcublas.so.{major}");
-                if (NativeLibrary.TryLoad(place, out nint library))
+                if (!NativeLibrary.TryLoad(place, out nint library))
+                    continue;
+                try
+                {
                     return new CuBlas(library, place, stream);
+                }
+                catch (Exception exception) when (exception is CompactorException or EntryPointNotFoundException)
+                {
+                    // One of a newer CUDA than the driver's, say.
+                    unusable.Add($"{place}: {exception.Message}");
+                }
             }
-        reason = $"cuBLAS is missing (libcublas.so.11 to 13 in: the loader's places{string.Concat(folders.Skip(1).Select(f => ", " + f))})";
+        reason = unusable.Count > 0 ? $"cuBLAS cannot be used ({string.Join("; ", unusable)})" : $"cuBLAS is missing (libcublas.so.11 to 13 in: the loader's places{string.Concat(folders.Skip(1).Select(f => ", " + f))})";
         return null;
     }
 

@@ -30,7 +30,7 @@ internal sealed record Floors(double BytesPerMicrosecond, double? FlopsPerMicros
 /// <summary>What was measured of an operation.</summary>
 /// <param name="Operation">The operation.</param>
 /// <param name="Microseconds">Device time of one, each repeat.</param>
-/// <param name="HostMicroseconds">Host time to queue one, each repeat; empty where it was not measured.</param>
+/// <param name="HostMicroseconds">Host time to queue one, each repeat.</param>
 internal sealed record Measurement(Operation Operation, IReadOnlyList<double> Microseconds, IReadOnlyList<double> HostMicroseconds)
 {
     public double Median => MedianOf(Microseconds);

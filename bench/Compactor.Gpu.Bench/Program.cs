@@ -22,7 +22,8 @@ tokens.Validators.Add(result =>
         result.AddError("--tokens must be 64 or more.");
 });
 
-var root = new RootCommand("Times the operations of Compactor.Native on a CUDA device, beside a copy and a matrix product of the same device. Exit codes: 0, 1 for a failure or time that was not enough, 2 for wrong usage.")
+const int TimeIsOver = 124;   // as timeout(1) says it
+var root = new RootCommand("Times the operations of Compactor.Native on a CUDA device, beside a copy and a matrix product of the same device. Exit codes: 0, 1 for a failure, 2 for wrong usage, 124 where time was not enough.")
 {
     tokens, models, repeats, seconds, kernels, json,
 };
@@ -35,7 +36,7 @@ root.SetAction(parsed =>
         // Whoever is stopped leaves what was measured by then.
         benchmark.Run([.. BenchModel.All.Where(m => parsed.GetValue(models)!.Contains(m.Name))], parsed.GetValue(tokens)!, measured: Save);
         Save();
-        return benchmark.IsComplete ? 0 : 1;
+        return benchmark.IsComplete ? 0 : TimeIsOver;
 
         void Save()
         {

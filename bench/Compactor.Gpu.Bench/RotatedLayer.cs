@@ -107,7 +107,7 @@ internal sealed unsafe class RotatedLayer : IDisposable
             PagedView.HeadBlocks(pools[i].Keys.Address, pools[i].Values.Address, ElementType.BFloat16, BlockSize, _model.HeadDim), query, _model.KvHeads, places, new AttentionOptions(), output));
     }
 
-    /// <summary>All launches of a layer's compression, survivors moved; its floor is the sum of its parts'.</summary>
+    /// <summary>All launches of a layer's compression, survivors moved; no floor is stated for it.</summary>
     private Operation Layer()
     {
         var plan = Plan(CompressionPresets.Paper);

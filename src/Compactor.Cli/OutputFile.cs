@@ -21,9 +21,10 @@ internal static class OutputFile
         string full = Path.GetFullPath(path);
         if (Path.GetDirectoryName(full) is not { } parent || !Directory.Exists(parent))
             throw Refused(path, "in a folder that does not exist; create that first");
-        _ = Destination.Of(path);
         try
         {
+            // Through a link, the file is made beside what the link leads to.
+            parent = Path.GetDirectoryName(Destination.Of(path))!;
             // Whether files can be made there shows only when one is.
             using var probe = new FileStream(Path.Combine(parent, $".{Guid.NewGuid():N}"), FileMode.CreateNew, FileAccess.Write, FileShare.None, 1, FileOptions.DeleteOnClose);
         }

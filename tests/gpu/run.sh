@@ -28,6 +28,7 @@ log=$out/compactor-gpu.log json=$out/compactor-gpu.json
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
 export COMPACTOR_TEST_DEVICE=cuda COMPACTOR_CACHE=$scratch/kernels TESTINGPLATFORM_TELEMETRY_OPTOUT=1 DOTNET_CLI_TELEMETRY_OPTOUT=1
+rm -f -- "$json"
 : >"$log"
 say() { echo "$*" | tee -a "$log"; }
 quote() { printf '"%s"' "$(printf '%s' "$1" | tr '\n\t\r' '   ' | sed 's/[\\"]/\\&/g')"; }

@@ -1,9 +1,9 @@
 """Proves that the kernels' tests notice faults: takes away, one at a time, each barrier, wait and bound check of cuda/, and runs the tests of the kernels that contain it;
 those of a bound that is not missed are run under AddressSanitizer too, where there is a build with it.
 
-    cmake -S tests/simt -B build/simt && cmake --build build/simt --target simt && python3 tests/simt/mutate.py build/simt [--sanitized build/simt-sanitized] [--only TEXT] [--list] [--jobs N]
+    cmake -S tests/simt -B build/simt && cmake --build build/simt --target simt && python3 tests/simt/mutate.py build/simt [--sanitized build/simt-sanitized] [--only TEXT | --every N] [--list] [--jobs N]
 
-At least 90 % of the faults must make a test fail, and each survivor must stand in survivors.txt with the reason why it is harmless. A test that does not end counts as failing.
+At least 90 % of the faults must make a test fail, and each survivor must stand in survivors.txt with the reason why it is harmless (bounds only where the sanitizers looked too). A test that does not end counts as failing.
 """
 import argparse
 import concurrent.futures
@@ -141,6 +141,7 @@ def main():
     options.add_argument("build", type=Path, help="build folder of tests/simt")
     options.add_argument("--sanitized", type=Path, help="build folder of tests/simt with COMPACTOR_SANITIZE")
     options.add_argument("--only", default="", help="faults whose line of --list contains this text")
+    options.add_argument("--every", type=int, default=1, help="only each N-th fault; then it is enough that survivors have their reason")
     options.add_argument("--list", action="store_true", help="print the faults and plant none")
     options.add_argument("--jobs", type=int, default=os.cpu_count())
     given = options.parse_args()
@@ -157,10 +158,12 @@ def main():
             name = identity(path.name, text, start, end, replacement)
             if given.only in f"{kind}: {name}":
                 faults.append((kind, name, path.name, start, end, replacement))
+    faults = faults[::given.every]
     if given.list:
         print("\n".join(f"{kind}: {name}" for kind, name, *_ in faults))
         return 0
 
+    bounds = {name for kind, name, *_ in faults if kind == "bound"}
     killed, survivors, invalid = 0, [], 0
     with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
         running = {pool.submit(plant, [t for t in tests + sanitized * (kind == "bound") if file in t.files], file, start, end, replacement): (kind, name) for kind, name, file, start, end, replacement in faults}
@@ -176,11 +179,13 @@ def main():
             print(f"{kind}: {name}\n    {verdict or 'survives'}", flush=True)
 
     planted = killed + len(survivors)
-    unexplained = sorted({s for s in survivors if s not in reasons})
+    # A bound that only AddressSanitizer misses has no reason to be harmless.
+    unexplained = sorted({s for s in survivors if s not in reasons and (sanitized or s not in bounds)})
     print(f"{planted} faults planted, {killed} noticed ({100 * killed / max(1, planted):.1f} %), {len(survivors)} survive, {invalid} do not compile")
     for name in unexplained:
         print(f"survives without a reason in survivors.txt: {name}")
-    return 0 if planted > 0 and killed >= 0.9 * planted and not unexplained else 1
+    enough = given.every > 1 or killed >= 0.9 * planted
+    return 0 if planted > 0 and enough and not unexplained else 1
 
 
 if __name__ == "__main__":

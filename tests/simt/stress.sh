@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What takes hours on two cores: on the emulator 50 schedules of each test, all of them under AddressSanitizer and UBSan, and one planted fault at a time (mutate.py), of which
+# What takes about 90 minutes on two cores: on the emulator 50 schedules of each test, all of them under AddressSanitizer and UBSan, and one planted fault at a time (mutate.py), of which
 # nine in ten must be noticed. All of them run; the exit code is 1 where one failed.
 set -uo pipefail
 cd "$(dirname "$0")/../.."

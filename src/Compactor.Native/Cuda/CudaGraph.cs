@@ -4,7 +4,7 @@ namespace Compactor.Native.Cuda;
 
 /// <summary>
 /// Work that a <see cref="GpuBackend"/> queued once, to be queued again with one call: all launches of a layer's compression, say. It reads and writes the addresses it was captured
-/// with. Dispose of it before the backend, and of the memory it uses after it.
+/// with, and keeps what the captured action refers to: plans, sketches and rotations live as long as the graph. Dispose of it before the backend, and of the memory it uses after it.
 /// </summary>
 public sealed unsafe class CudaGraph : IDisposable
 {
@@ -16,7 +16,10 @@ public sealed unsafe class CudaGraph : IDisposable
     private readonly CudaStream _stream;
     private readonly GraphHandle _handle;
 
-    private CudaGraph(CudaStream stream, GraphHandle handle) => (_stream, _handle) = (stream, handle);
+    // What a backend keeps of a plan on the device goes with the plan.
+    private Action? _work;
+
+    private CudaGraph(CudaStream stream, GraphHandle handle, Action work) => (_stream, _handle, _work) = (stream, handle, work);
 
     /// <summary>Captures what an action queues on a stream, and on those that wait for it and are joined again.</summary>
     /// <exception cref="CompactorException">The driver is older than 11.4, or something was called that cannot be captured.</exception>
@@ -49,10 +52,13 @@ public sealed unsafe class CudaGraph : IDisposable
             driver.GraphDestroy(graph);
             driver.Check(status, "Making a graph that can be launched (cuGraphInstantiate)");
         }
-        return new CudaGraph(stream, new GraphHandle(context, executable));
+        return new CudaGraph(stream, new GraphHandle(context, executable), work);
     }
 
-    /// <summary>Queues the work on the stream it was captured from: the caller's, where the backend has one.</summary>
+    /// <summary>
+    /// Queues the work on the stream it was captured from: the caller's, where the backend has one. With <see cref="CudaOptions.SideStream"/>, work that is queued beside it and not captured
+    /// has to be joined first (<see cref="KvBackend.Join"/>).
+    /// </summary>
     /// <exception cref="CompactorException">The driver refuses the launch.</exception>
     public void Launch()
     {
@@ -62,5 +68,9 @@ public sealed unsafe class CudaGraph : IDisposable
     }
 
     /// <summary>Gives the graph back; launches that are queued go on.</summary>
-    public void Dispose() => _handle.Dispose();
+    public void Dispose()
+    {
+        _handle.Dispose();
+        _work = null;
+    }
 }

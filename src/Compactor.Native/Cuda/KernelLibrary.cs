@@ -2,7 +2,7 @@ using Compactor.Native.Gpu;
 
 namespace Compactor.Native.Cuda;
 
-/// <summary>Code of kernel variants for one device: from a cache, else compiled by NVRTC, which is loaded only then.</summary>
+/// <summary>Code of kernel variants for one device: from a cache, else compiled by NVRTC, which is loaded only then, or to ask whether it knows kernels for sm_90a.</summary>
 internal sealed class KernelLibrary
 {
     /// <summary>The architecture that some kernels are written for.</summary>

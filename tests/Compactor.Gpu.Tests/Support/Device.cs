@@ -117,7 +117,7 @@ internal sealed class Device : IDisposable
 
     public void Dispose()
     {
-        foreach (var held in _held)
+        foreach (var held in Enumerable.Reverse(_held))   // graphs before the memory they use
             held.Dispose();
         Backend.Dispose();
     }
