@@ -7,6 +7,9 @@ internal abstract class BenchDevice : IDisposable
 {
     public abstract GpuBackend Backend { get; }
 
+    /// <summary>The same device and stream with the kernels for sm_90a alone (<see cref="Compactor.Native.Cuda.CudaOptions.HopperKernels"/>); null where they cannot be used.</summary>
+    public virtual GpuBackend? Hopper => null;
+
     /// <summary>Device, driver, compiler: name and value.</summary>
     public abstract IReadOnlyList<(string Name, string Value)> Facts { get; }
 
@@ -25,8 +28,8 @@ internal abstract class BenchDevice : IDisposable
     /// <summary>Queues C = A·B of square bfloat16 matrices of <paramref name="n"/> rows, by the vendor's library.</summary>
     public abstract void MultiplyMatrices(nint a, nint b, nint c, int n);
 
-    /// <summary>Work that can be queued again and again with as little of the host in it as the device allows.</summary>
-    public abstract Action Repeatable(Action work);
+    /// <summary>Work of a backend that can be queued again and again with as little of the host in it as the device allows.</summary>
+    public abstract Action Repeatable(GpuBackend backend, Action work);
 
     /// <summary>Microseconds from the start to the end of what an action queues, by the device's clock.</summary>
     public abstract double Microseconds(Action work);

@@ -21,6 +21,14 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
         var driver = CudaDriver.Open(options);
         _stream = (CudaStream)driver.CreateStream();
         Backend = new GpuBackend(driver, _stream);
+        if (driver.Limits.Architecture == KernelLibrary.SpecificArchitecture)
+        {
+            var hopper = CudaDriver.Open(options with { HopperKernels = true });
+            if (hopper.Limits.HopperKernels)
+                Hopper = new GpuBackend(hopper, hopper.Adopt(_stream.Value));
+            else
+                hopper.Dispose();
+        }
         (_context, _driver) = (_stream.Context, _stream.Context.Driver);
         int cache = 0;
         nint start = 0, end = 0;
@@ -44,6 +52,8 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
     }
 
     public override GpuBackend Backend { get; }
+
+    public override GpuBackend? Hopper { get; }
 
     public override IReadOnlyList<(string Name, string Value)> Facts { get; }
 
@@ -74,9 +84,9 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
             _blas!.Multiply(a, b, c, n);
     }
 
-    public override Action Repeatable(Action work)
+    public override Action Repeatable(GpuBackend backend, Action work)
     {
-        var graph = Backend.Capture(work);
+        var graph = backend.Capture(work);
         _graphs.Add(graph);
         return graph.Launch;
     }
@@ -106,6 +116,7 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
             _driver.EventDestroy(_start);
             _driver.EventDestroy(_end);
         }
+        Hopper?.Dispose();
         Backend.Dispose();
     }
 }

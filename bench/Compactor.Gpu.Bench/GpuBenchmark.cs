@@ -21,11 +21,12 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
 
     /// <param name="models">Layers.</param>
     /// <param name="tokens">Lengths N.</param>
+    /// <param name="only">Text that the names of operations hold; all operations where there is none.</param>
     /// <param name="sequences">Sequences that are decoded at once.</param>
     /// <param name="copyBytes">Bytes of the copy that measures memory.</param>
     /// <param name="rows">Rows of the matrices that are multiplied.</param>
     /// <param name="measured">Called after every operation.</param>
-    public void Run(IReadOnlyList<BenchModel> models, IReadOnlyList<int> tokens, int sequences = 32, long copyBytes = 1L << 30, int rows = 8192, Action? measured = null)
+    public void Run(IReadOnlyList<BenchModel> models, IReadOnlyList<int> tokens, IReadOnlyList<string>? only = null, int sequences = 32, long copyBytes = 1L << 30, int rows = 8192, Action? measured = null)
     {
         foreach (var (name, value) in device.Facts)
             output.WriteLine($"{name}: {value}");
@@ -40,16 +41,19 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
                     continue;
                 }
                 using var layer = new RotatedLayer(device, model, n, sequences);
-                foreach (var operation in layer.Operations())
+                foreach (var (name, make) in layer.Operations())
                 {
+                    if (only is { Count: > 0 } && !only.Any(name.Contains))
+                        continue;
                     if (IsOver)
                     {
-                        _left.Add($"{operation.Name}, {model.Name}, N {n}");
+                        _left.Add($"{name}, {model.Name}, N {n}");
                         continue;
                     }
-                    _measured.Add(Measure(operation));
+                    _measured.Add(Measure(make()));
                     output.WriteLine(Describe(_measured[^1]));
                     measured?.Invoke();
+                    layer.Release();
                 }
             }
         foreach (string left in _left)
@@ -108,7 +112,7 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
         // Kernels are compiled and memory is there after the first round.
         foreach (var variant in operation.Variants)
             variant();
-        var round = device.Repeatable(() =>
+        var round = device.Repeatable(operation.Backend, () =>
         {
             foreach (var variant in operation.Variants)
                 variant();

@@ -1,3 +1,5 @@
+using Compactor.Native.Gpu;
+
 namespace Compactor.Gpu.Bench;
 
 /// <summary>A layer's heads.</summary>
@@ -13,8 +15,9 @@ internal sealed record BenchModel(string Name, int QueryHeads, int KvHeads, int 
 /// <param name="Tokens">N.</param>
 /// <param name="Bytes">Bytes that must be read and written; 0 where they stay in the cache, so that memory is no floor.</param>
 /// <param name="Flops">Floating-point operations of matrix products, where they may be the floor; else 0.</param>
+/// <param name="Backend">Whose kernels run.</param>
 /// <param name="Variants">The operation on inputs that are no two the same memory, so that none finds its own in the cache.</param>
-internal sealed record Operation(string Name, BenchModel Model, int Tokens, double Bytes, double Flops, IReadOnlyList<Action> Variants);
+internal sealed record Operation(string Name, BenchModel Model, int Tokens, double Bytes, double Flops, GpuBackend Backend, IReadOnlyList<Action> Variants);
 
 /// <summary>Ceilings measured in the same run.</summary>
 /// <param name="BytesPerMicrosecond">Of a copy, read and written.</param>

@@ -29,14 +29,25 @@ internal sealed unsafe class RotatedLayer : IDisposable
 
     private long KeyBytes => (long)_tokens * _model.KvHeads * _model.HeadDim * ElementBytes;
 
-    /// <summary>Each operation with its memory, which is there until the next is asked for.</summary>
-    public IEnumerable<Operation> Operations()
+    /// <summary>Operations, and how each is made: its memory is there until <see cref="Release"/>.</summary>
+    public IReadOnlyList<(string Name, Func<Operation> Make)> Operations()
     {
-        foreach (var make in (Func<Operation>[])[() => Leverage("leverage, chunk 512", 512, 1), () => Leverage("leverage, whole sequence", 0, 2), AttentionScores, FuseAndSelect, Compact, Decode, Layer])
-        {
-            yield return make();
-            Release();
-        }
+        List<(string Name, Func<string, Operation> Make)> operations =
+        [
+            ("leverage, chunk 512", name => Leverage(name, 512, 1)),
+            ("leverage, whole sequence", name => Leverage(name, 0, 2)),
+            ("attention scores, C 256", name => AttentionScores(name, Backend)),
+        ];
+        if (_device.Hopper is { } hopper)
+            operations.Add(("attention scores, C 256, sm_90a", name => AttentionScores(name, hopper)));
+        operations.AddRange([("fuse and select", FuseAndSelect), ("compact, r 0.5", Compact), ("decode attention, r 0.5", Decode), ("whole layer, paper, r 0.5", Layer)]);
+        return [.. operations.Select(operation => (operation.Name, (Func<Operation>)(() => operation.Make(operation.Name))))];
+    }
+
+    public void Release()
+    {
+        _held.ForEach(memory => memory.Dispose());
+        _held.Clear();
     }
 
     public void Dispose() => Release();
@@ -49,30 +60,30 @@ internal sealed unsafe class RotatedLayer : IDisposable
         return Of(name, reads * (double)KeyBytes, 0, keys.Count, i => Backend.Leverage(plan, keys[i], null, plan.Sketch, leverage));
     }
 
-    private Operation AttentionScores()
+    private Operation AttentionScores(string name, GpuBackend backend)
     {
         var plan = Plan(CompressionPresets.Paper);
         var attention = New<float>(plan.Shape.Pairs);
         double bytes = KeyBytes * (1 + (double)_model.QueryHeads / _model.KvHeads);
         List<TensorView> queries = Rotated(2, _model.QueryHeads, 3 / MathF.Sqrt(_model.HeadDim), bytes), keys = Rotated(3, _model.KvHeads, 1, bytes);
-        return Of("attention scores, C 256", bytes, 2.0 * _tokens * plan.Options.AttentionChunk * _model.QueryHeads * _model.HeadDim, queries.Count,
-            i => Backend.AttentionScores(plan, queries[i], keys[i], attention));
+        return Of(name, bytes, 2.0 * _tokens * plan.Options.AttentionChunk * _model.QueryHeads * _model.HeadDim, queries.Count,
+            i => backend.AttentionScores(plan, queries[i], keys[i], attention), backend);
     }
 
     /// <summary>Scores were just written when they are fused: they are in the cache, and memory is no floor.</summary>
-    private Operation FuseAndSelect()
+    private Operation FuseAndSelect(string name)
     {
         var plan = Plan(CompressionPresets.Paper);
         var (leverage, attention, scores) = Scores(plan);
         var (indices, offsets) = Kept(plan);
-        return Of("fuse and select", 0, 0, 1, _ =>
+        return Of(name, 0, 0, 1, _ =>
         {
             Backend.Fuse(plan, leverage, attention, default, scores);
             Backend.SelectFused(plan, scores, indices, offsets);
         });
     }
 
-    private Operation Compact()
+    private Operation Compact(string name)
     {
         var plan = Plan(CompressionPresets.Paper);
         var (leverage, attention, scores) = Scores(plan);
@@ -82,14 +93,14 @@ internal sealed unsafe class RotatedLayer : IDisposable
         long kept = plan.KeptPairs * _model.HeadDim * ElementBytes;
         BufferView<byte> survivingKeys = New<byte>(kept), survivingValues = New<byte>(kept);
         List<TensorView> keys = Rotated(3, _model.KvHeads, 1, 2 * kept), values = Rotated(4, _model.KvHeads, 1, 2 * kept);
-        return Of("compact, r 0.5", 4.0 * kept, 0, keys.Count, i =>
+        return Of(name, 4.0 * kept, 0, keys.Count, i =>
         {
             Backend.Compact(plan, keys[i], indices, offsets, survivingKeys);
             Backend.Compact(plan, values[i], indices, offsets, survivingValues);
         });
     }
 
-    private Operation Decode()
+    private Operation Decode(string name)
     {
         int kept = (int)(_tokens * Retention), blocks = (kept + BlockSize - 1) / BlockSize;
         long bytesOfSequence = 2L * _model.KvHeads * blocks * BlockSize * _model.HeadDim * ElementBytes;
@@ -103,12 +114,12 @@ internal sealed unsafe class RotatedLayer : IDisposable
         var places = new PagedTables(Copy(tables), blocks, Copy(lengths));
         var query = TensorView.Packed(Filled(7, (long)sequences * _model.QueryHeads, 3 / MathF.Sqrt(_model.HeadDim)).Address, ElementType.BFloat16, sequences, _model.QueryHeads, _model.HeadDim);
         var output = New<float>((long)sequences * _model.QueryHeads * _model.HeadDim);
-        return Of($"decode attention, {sequences} sequences at r 0.5", 2.0 * heads * kept * _model.HeadDim * ElementBytes, 0, copies, i => Backend.DecodeAttention(
+        return Of($"{name}, {sequences} sequences", 2.0 * heads * kept * _model.HeadDim * ElementBytes, 0, copies, i => Backend.DecodeAttention(
             PagedView.HeadBlocks(pools[i].Keys.Address, pools[i].Values.Address, ElementType.BFloat16, BlockSize, _model.HeadDim), query, _model.KvHeads, places, new AttentionOptions(), output));
     }
 
     /// <summary>All launches of a layer's compression, survivors moved; no floor is stated for it.</summary>
-    private Operation Layer()
+    private Operation Layer(string name)
     {
         var plan = Plan(CompressionPresets.Paper);
         var (indices, offsets) = Kept(plan);
@@ -117,7 +128,7 @@ internal sealed unsafe class RotatedLayer : IDisposable
         BufferView<byte> survivingKeys = New<byte>(kept), survivingValues = New<byte>(kept);
         double least = KeyBytes;
         List<TensorView> pre = Rotated(1, _model.KvHeads, 1, least), query = Rotated(2, _model.QueryHeads, 3 / MathF.Sqrt(_model.HeadDim), least), key = Rotated(3, _model.KvHeads, 1, least), value = Rotated(4, _model.KvHeads, 1, least);
-        return Of("whole layer, paper, r 0.5", 0, 0, pre.Count, i =>
+        return Of(name, 0, 0, pre.Count, i =>
         {
             LayerCompressor.Queue(Backend, plan, new LayerInputs { KeyPreRope = pre[i], Query = query[i], Key = key[i], Value = value[i] }, memory);
             Backend.Compact(plan, key[i], indices, offsets, survivingKeys);
@@ -128,8 +139,8 @@ internal sealed unsafe class RotatedLayer : IDisposable
     private LayerPlan Plan(CompressionOptions options) =>
         new(new LayerShape([0, _tokens], _model.QueryHeads, _model.KvHeads, _model.HeadDim, ElementType.BFloat16), options, Budget.Retention(Retention));
 
-    private Operation Of(string name, double bytes, double flops, int copies, Action<int> run) =>
-        new(name, _model, _tokens, bytes, flops, [.. Enumerable.Range(0, copies).Select(i => (Action)(() => run(i)))]);
+    private Operation Of(string name, double bytes, double flops, int copies, Action<int> run, GpuBackend? backend = null) =>
+        new(name, _model, _tokens, bytes, flops, backend ?? Backend, [.. Enumerable.Range(0, copies).Select(i => (Action)(() => run(i)))]);
 
     /// <summary>Scores as operations leave them.</summary>
     private (BufferView<float> Leverage, BufferView<float> Attention, BufferView<float> Fused) Scores(LayerPlan plan)
@@ -192,11 +203,5 @@ internal sealed unsafe class RotatedLayer : IDisposable
         var memory = New<int>(values.Length);
         Backend.Upload<int>(values, memory);
         return memory;
-    }
-
-    private void Release()
-    {
-        _held.ForEach(memory => memory.Dispose());
-        _held.Clear();
     }
 }
