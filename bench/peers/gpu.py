@@ -17,10 +17,10 @@ import torch
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "interop", "samples", "python")]
 import compactor as cp
 import gpu_peers as peers
+from gpu_layer import LEVERAGE_CHUNK, Layer
 
 MODELS = {"L8": (32, 8, 128), "qwen2.5-14b": (40, 8, 128)}
-SKETCH, CHUNK, LEVERAGE_CHUNK, PAGE, RETENTION, REPEATS = 48, 256, 512, 128, 0.5, 9
-TYPES = {torch.float32: cp.FLOAT32, torch.bfloat16: cp.BFLOAT16}
+REPEATS = 9
 
 
 class Clock:
@@ -149,6 +149,8 @@ class Bench:
                         self.result["failures"].append(f"{name}, {layer.model}, N {layer.tokens}: {rival} disagrees: {error:.3g}, at most {tolerance:.3g} is allowed")
                 del outcome
                 sides[rival] = Rounds(self.clock, call, copies)
+            except cp.CompactorError:
+                raise
             except Exception as error:  # a peer that cannot run is named in the table, with its reason
                 failed[rival] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
         for repeat in range(-1, REPEATS):
@@ -196,7 +198,6 @@ def driver():
 
 
 def run(arguments):
-    from gpu_layer import Layer
     torch.manual_seed(1)
     torch.set_float32_matmul_precision("high")
     bench = Bench(arguments)
@@ -209,7 +210,11 @@ def run(arguments):
         for model in arguments.model:
             layer = Layer(bench, model, MODELS[model], tokens)
             for operation in layer.operations():
-                operation()
+                try:
+                    operation()
+                except (cp.CompactorError, RuntimeError) as error:  # the others are still measured
+                    bench.result["failures"].append(f"{model}, N {tokens}: {type(error).__name__}: {error}")
+                    print(f"FAILED: {bench.result['failures'][-1]}", flush=True)
                 if arguments.device == "cuda":
                     torch.cuda.empty_cache()
     bench.library.backend_synchronize(bench.backend)
@@ -218,7 +223,7 @@ def run(arguments):
     for left in bench.result["not_measured"]:
         print(f"not measured, time was over: {left}")
     for failure in bench.result["failures"]:
-        print(f"DISAGREEMENT: {failure}")
+        print(f"failed: {failure}")
     return 1 if bench.result["failures"] else 124 if bench.result["not_measured"] else 0
 
 

@@ -6,9 +6,9 @@ import torch
 
 import compactor as cp
 import gpu_peers as peers
-from gpu import CHUNK, LEVERAGE_CHUNK, PAGE, RETENTION, SKETCH, TYPES
 
-SEQUENCES = 32
+SKETCH, CHUNK, LEVERAGE_CHUNK, PAGE, RETENTION, SEQUENCES = 48, 256, 512, 128, 0.5, 32
+TYPES = {torch.float32: cp.FLOAT32, torch.bfloat16: cp.BFLOAT16}
 
 
 def view(t):
@@ -46,8 +46,8 @@ class Layer:
 
     def operations(self):
         named = {"leverage, chunk 512": lambda n: self.leverage(n, LEVERAGE_CHUNK, 1), "leverage, whole sequence": lambda n: self.leverage(n, 0, 2),
-                 f"attention scores, C {CHUNK}": self.attention, "select": self.select, "compact": self.compact, "decode attention": self.decode,
-                 "whole layer, paper": self.layer, "whole layer, kvpress": self.layer_kvpress, "whole layer, compactor-vllm": self.layer_vllm}
+                 f"attention scores, C {CHUNK}": self.attention, "select": self.select, "compact": self.compact,
+                 "whole layer, paper": self.layer, "whole layer, kvpress": self.layer_kvpress, "whole layer, compactor-vllm": self.layer_vllm, "decode attention": self.decode}
         only = self.bench.arguments.only
         return [lambda n=name, f=make: self._begin(n, f) for name, make in named.items() if not only or any(part in name for part in only)]
 
@@ -103,8 +103,7 @@ class Layer:
             if rival == "kvpress":  # its Phi is drawn inside: the same again, from the same seed
                 torch.manual_seed(2)
                 result = rivals[rival](0)
-                torch.manual_seed(2)
-                phi = (torch.randn(1, self.kv_heads, self.dim, SKETCH, device=keys[0].device, dtype=keys[0].dtype) * (1 / math.sqrt(SKETCH))).float().cpu().contiguous()
+                phi = self._kvpress_phi(keys[0].device)
             with_phi(0, at(phi), phi.numel())
             bench.library.backend_synchronize(bench.backend)
             exact = bench.dtype == torch.float32
@@ -112,6 +111,11 @@ class Layer:
 
         times = bench.compare(name, self, ours, rivals, copies, reads * self.key_bytes, 0, check)
         self._keep_best(name, times, rivals)
+
+    def _kvpress_phi(self, device):
+        """What kvpress draws after the seed 2."""
+        torch.manual_seed(2)
+        return (torch.randn(1, self.kv_heads, self.dim, SKETCH, device=device, dtype=self.bench.dtype) * (1 / math.sqrt(SKETCH))).float().cpu().contiguous()
 
     def _keep_best(self, name, times, rivals):
         plain = {rival: t for rival, t in (times or {}).items() if rival.startswith("PyTorch")}
@@ -239,9 +243,9 @@ class Layer:
         bench.compare(f"{name}, {batch} sequences", self, ours, rivals, copies, 2 * rows * length * self.dim * query.element_size(), 0,
                       lambda rival, result: (distance(result, out), 1e-2))
 
-    def _whole(self, preset, copies, phi=True, **changes):
-        """Tensors of whole layers, and the library's call on them: (tensors, call, kept indices, offsets, plan info, options)."""
-        bench, (plan, info, options) = self.bench, self.plan(preset, **changes)
+    def _whole(self, preset, copies):
+        """Tensors of whole layers, and the library's call on them: (pre-RoPE keys, queries, keys, values), call, kept indices, offsets, plan info, options."""
+        bench, (plan, info, options) = self.bench, self.plan(preset)
         pre, keys, values, queries = self.keys(copies), self.keys(copies), self.keys(copies), self.queries(copies)
         indices, offsets = self._kept(info)
         workspace = bench.empty(info.workspace_bytes + 256, dtype=torch.uint8)
@@ -285,13 +289,17 @@ class Layer:
         if not bench.kvpress.here:
             return
         tensors, call, indices, offsets, info, _ = self._whole(cp.PRESET_KVPRESS, copies)
+        device = tensors[0][0].device
         presses = [bench.kvpress.layer(*(t.transpose(0, 1).unsqueeze(0).contiguous() for t in row), 1 - RETENTION) for row in zip(*tensors)]
 
         def check(rival, result):
-            # kept rows, which it does not name: as many, of the same size; the scores are compared stage by stage
-            return abs(result[0].shape[1] * result[0].shape[2] - info.kept_pairs) / info.kept_pairs, 0.0
+            phi = self._kvpress_phi(device)
+            torch.manual_seed(2)
+            kept = presses[0][1]().topk(result[0].shape[2], dim=-1).indices[0]
+            pairs = (kept + self.tokens * torch.arange(self.kv_heads, device=device).unsqueeze(1)).reshape(-1)
+            return self._agrees(call, indices, offsets, pairs, phi, 0.05)
 
-        bench.compare(name, self, call, {"kvpress CompactorPress.compress": lambda i: presses[i]()}, copies, check=check)
+        bench.compare(name, self, call, {"kvpress CompactorPress.compress": lambda i: presses[i][0]()}, copies, check=check)
 
     def layer_vllm(self, name):
         bench, copies = self.bench, self.bench.copies(self.key_bytes)

@@ -149,14 +149,15 @@ class KvPress:
         return a.view(keys.shape[1], groups, -1).mean(1).t()
 
     def layer(self, pre, queries, keys, values, removed):
-        """CompactorPress.compress with projections that only take their columns, so that no product with weights is timed."""
+        """CompactorPress.compress with projections that only take their columns, so that no product with weights is timed, and its score."""
         heads, kv_heads, tokens, dim = queries.shape[1], keys.shape[1], keys.shape[2], keys.shape[3]
         hidden = torch.cat([t.transpose(1, 2).reshape(1, tokens, -1) for t in (queries, pre)], -1)
         module = types.SimpleNamespace(head_dim=dim, config=types.SimpleNamespace(num_attention_heads=heads, num_key_value_heads=kv_heads),
                                        q_proj=lambda x: x[..., :heads * dim], k_proj=lambda x: x[..., heads * dim:])
         turn = torch.ones(1, tokens, dim, device=keys.device, dtype=keys.dtype), torch.zeros(1, tokens, dim, device=keys.device, dtype=keys.dtype)
         press = self._press(compression_ratio=removed)
-        return lambda: press.compress(module, hidden, keys, values, None, {"position_embeddings": turn})
+        rest = module, hidden, keys, values, None, {"position_embeddings": turn}
+        return lambda: press.compress(*rest), lambda: press.score(*rest)
 
 
 class CompactorVllm:
