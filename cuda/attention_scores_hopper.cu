@@ -186,6 +186,21 @@ template <bool Accumulate> __device__ __forceinline__ void multiply(f32x4 (&logi
 template <i32 Row> __device__ __forceinline__ float& first(f32x4& x) { return Row == 0 ? x.x : x.z; }
 template <i32 Row> __device__ __forceinline__ float& second(f32x4& x) { return Row == 0 ? x.y : x.w; }
 
+// Columns beyond the chunk's last, of which the thread's first is `count` before.
+template <i32 Row> __device__ __forceinline__ void mask_columns(f32x4 (&logits)[N_TILES], i32 count)
+{
+    const float minus_infinity = __uint_as_float(0xff800000);
+    keep_branch();
+#pragma unroll
+    for (i32 n = 0; n < N_TILES; n++)
+    {
+        if (n * 8 >= count)
+            first<Row>(logits[n]) = minus_infinity;
+        if (n * 8 + 1 >= count)
+            second<Row>(logits[n]) = minus_infinity;
+    }
+}
+
 template <i32 Row> __device__ __forceinline__ float row_maximum(f32x4 (&logits)[N_TILES])
 {
     float parts[4];   // a maximum takes 4 cycles, and one starts every other
@@ -240,7 +255,6 @@ __device__ __forceinline__ void report_queries(const AttentionScoresParams& p, i
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper(const __grid_constant__ AttentionScoresParams p)
 {
-    const float minus_infinity = __uint_as_float(0xff800000);
     i32 thread = threadIdx.x, lane = thread % 32, quad = lane % 4, warp = __shfl_sync(0xffffffff, thread / 32, 0), group = warp / GROUP_WARPS;
     i32 tile_row = warp % GROUP_WARPS * WARP_ROWS + lane / 4;   // the first of the lane's two rows in a tile
     u32 base = shared_base(), queries_at = base + QUERIES_AT + group * 2 * QUERIES_BYTES;
@@ -305,23 +319,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
             }
             wgmma_commit();
 
-            // While they run: the next tile, then some more of the next item's keys.
+            // While they run: the next tile, and after the last one the next item's keys.
             bool last = s == steps - 1, more = next < p.items;
+            u32 next_item = items_at + (buffer ^ 1) * ITEM_BYTES;
             if (!last)
                 copy_queries(p, load_item(items_at + buffer * ITEM_BYTES), tile_after(tile, count), tile_row, quad, next_queries);
-            if (more)
+            if (more && s == 0)
+                find_item(p, next, next_item, lane);
+            if (more && last)
             {
-                u32 next_item = items_at + (buffer ^ 1) * ITEM_BYTES;
-                if (s == 0)
-                    find_item(p, next, next_item, lane);
                 Item item = load_item(next_item);
-                copy_keys(p, item, next_keys, s * passes, min(s * passes + passes, KEY_PASSES), thread);
-                if (last)
-                {
-                    cp_async_commit();
-                    land_keys(p, item, next, next_keys, base + KEYS_READY + (buffer ^ 1) * 8, thread);
-                    copy_queries(p, item, first_tile(item.count, group), tile_row, quad, next_queries);
-                }
+                if (s == 0)
+                    copy_keys(p, item, next_keys, 0, KEY_PASSES, thread);
+                cp_async_commit();
+                land_keys(p, item, next, next_keys, base + KEYS_READY + (buffer ^ 1) * 8, thread);
+                copy_queries(p, item, first_tile(item.count, group), tile_row, quad, next_queries);
             }
             cp_async_commit();
 
@@ -333,29 +345,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
             if (last && lane == 0)
                 mbarrier_arrive(base + TURN + (group ^ 1) * 8);
 
-            if (count < COLUMNS)
-            {
-                keep_branch();
-#pragma unroll
-                for (i32 n = 0; n < N_TILES; n++)
-                {
-                    if (n * 8 + quad * 2 >= count)
-                        logits[n].x = logits[n].z = minus_infinity;
-                    if (n * 8 + quad * 2 + 1 >= count)
-                        logits[n].y = logits[n].w = minus_infinity;
-                }
-            }
-            // The upper row's sum and columns are done beside the lower one's exponentials.
-            float top = -p.logit_scale * row_maximum<0>(logits), bottom = -p.logit_scale * row_maximum<1>(logits);
+            // The upper row's maximum; its exponentials beside the lower one's maximum; its columns beside the lower one's exponentials: branches keep this order.
             i32 left = tile.head < p.group ? count - tile.row - tile_row : 0;
+            if (count < COLUMNS)
+                mask_columns<0>(logits, count - quad * 2);
+            float top = -p.logit_scale * row_maximum<0>(logits);
+            if (count < COLUMNS)
+                mask_columns<1>(logits, count - quad * 2);
+            float bottom = -p.logit_scale * row_maximum<1>(logits);
             float top_sum = exponentials<0>(logits, p.logit_scale, top);
+            if (more && !last)
+            {
+                copy_keys(p, load_item(next_item), next_keys, s * passes, min(s * passes + passes, KEY_PASSES), thread);
+                cp_async_commit();
+            }
             add_columns<0>(sums, logits, left > 0 ? reciprocal_approx(top_sum) : 0);
             float bottom_sum = exponentials<1>(logits, p.logit_scale, bottom);
             if (__any_sync(0xffffffff, !is_finite(top_sum + bottom_sum)))
                 report_queries(p, index, tile.row + tile_row, tile.head, left > 0 && !is_finite(top_sum), left > 8 && !is_finite(bottom_sum));
 
-            // The next tile's queries have had the products and the exponentials to arrive.
-            cp_async_wait<0>();
+            // The next tile's queries have had the products and the exponentials to arrive; keys may take longer.
+            if (more && !last)
+                cp_async_wait<1>();
+            else
+                cp_async_wait<0>();
             fence_async_proxy();
             __syncwarp();
             if (lane == 0)
