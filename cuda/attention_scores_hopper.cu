@@ -128,10 +128,18 @@ __device__ __forceinline__ void land_keys(const AttentionScoresParams& p, const 
 {
     cp_async_wait<0>();
     at += unit_offset<COLUMNS>(thread / UNITS, thread % UNITS);
-#pragma unroll 1
+    bool bad = false;
+#pragma unroll 4
     for (i32 pass = 0; pass < KEY_PASSES; pass++)
-        if (has_non_finite(load_shared_x4(at + pass * (KEY_ROWS * SLAB_ROW))))
-            report(p.status, STATUS_NON_FINITE_KEY, item.first + pass * KEY_ROWS + thread / UNITS, index % p.kv_heads);
+    {
+        u32x4 x = load_shared_x4(at + pass * (KEY_ROWS * SLAB_ROW));
+        bad |= has_non_finite(x.x) | has_non_finite(x.y) | has_non_finite(x.z) | has_non_finite(x.w);
+    }
+    if (bad)
+#pragma unroll 1
+        for (i32 pass = 0; pass < KEY_PASSES; pass++)
+            if (has_non_finite(load_shared_x4(at + pass * (KEY_ROWS * SLAB_ROW))))
+                report(p.status, STATUS_NON_FINITE_KEY, item.first + pass * KEY_ROWS + thread / UNITS, index % p.kv_heads);
     fence_async_proxy();
     mbarrier_arrive(ready);
 }
@@ -243,6 +251,20 @@ template <i32 Row> __device__ __forceinline__ void add_columns(float (&sums)[N_T
     }
 }
 
+// Of 2·Half columns, the lanes with `mask` take the upper half and the others the lower, each the sums of both.
+template <i32 Half> __device__ __forceinline__ void fold_columns(float (&sums)[N_TILES][2], i32 lane, i32 mask)
+{
+    bool upper = (lane & mask) != 0;
+#pragma unroll
+    for (i32 n = 0; n < Half; n++)
+#pragma unroll
+        for (i32 c = 0; c < 2; c++)
+        {
+            float kept = upper ? sums[n + Half][c] : sums[n][c], given = upper ? sums[n][c] : sums[n + Half][c];
+            sums[n][c] = kept + __shfl_xor_sync(0xffffffff, given, mask);
+        }
+}
+
 // A query that is not finite spoils its row's sum, whatever the keys: only then is it looked for. Lanes 0 and 1 of four look at their two rows.
 __device__ __forceinline__ void report_queries(const AttentionScoresParams& p, i32 index, i32 row, i32 group_head, bool top, bool bottom)
 {
@@ -319,23 +341,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
             }
             wgmma_commit();
 
-            // While they run: the next tile, and after the last one the next item's keys.
+            // While they run: the next tile, then some more of the next item's keys.
             bool last = s == steps - 1, more = next < p.items;
             u32 next_item = items_at + (buffer ^ 1) * ITEM_BYTES;
             if (!last)
-                copy_queries(p, load_item(items_at + buffer * ITEM_BYTES), tile_after(tile, count), tile_row, quad, next_queries);
-            if (more && s == 0)
-                find_item(p, next, next_item, lane);
-            if (more && last)
             {
-                Item item = load_item(next_item);
-                if (s == 0)
-                    copy_keys(p, item, next_keys, 0, KEY_PASSES, thread);
+                copy_queries(p, load_item(items_at + buffer * ITEM_BYTES), tile_after(tile, count), tile_row, quad, next_queries);
                 cp_async_commit();
-                land_keys(p, item, next, next_keys, base + KEYS_READY + (buffer ^ 1) * 8, thread);
-                copy_queries(p, item, first_tile(item.count, group), tile_row, quad, next_queries);
             }
-            cp_async_commit();
+            if (more)
+            {
+                if (s == 0)
+                    find_item(p, next, next_item, lane);
+                Item item = load_item(next_item);
+                copy_keys(p, item, next_keys, s * passes, min(s * passes + passes, KEY_PASSES), thread);
+                if (last)
+                {
+                    cp_async_commit();
+                    land_keys(p, item, next, next_keys, base + KEYS_READY + (buffer ^ 1) * 8, thread);
+                    copy_queries(p, item, first_tile(item.count, group), tile_row, quad, next_queries);
+                    cp_async_commit();
+                }
+            }
 
             // The turn is handed over as the last products run; after the last step, when nobody reads these keys any more.
             wgmma_wait_but<1>();
@@ -355,10 +382,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
             float bottom = -p.logit_scale * row_maximum<1>(logits);
             float top_sum = exponentials<0>(logits, p.logit_scale, top);
             if (more && !last)
-            {
-                copy_keys(p, load_item(next_item), next_keys, s * passes, min(s * passes + passes, KEY_PASSES), thread);
                 cp_async_commit();
-            }
             add_columns<0>(sums, logits, left > 0 ? reciprocal_approx(top_sum) : 0);
             float bottom_sum = exponentials<1>(logits, p.logit_scale, bottom);
             if (__any_sync(0xffffffff, !is_finite(top_sum + bottom_sum)))
@@ -379,16 +403,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
 
         // Columns: over a warp's rows, then over the warps, by the group that came last.
         u32 sums_at = base + SUMS_AT + buffer * WARPS * COLUMNS * 4, sums_ready = base + SUMS_READY + buffer * 8;
+        fold_columns<N_TILES / 2>(sums, lane, 16);
+        fold_columns<N_TILES / 4>(sums, lane, 8);
+        fold_columns<N_TILES / 8>(sums, lane, 4);
 #pragma unroll
-        for (i32 n = 0; n < N_TILES; n++)
-#pragma unroll
-            for (i32 c = 0; c < 2; c++)
-            {
-                for (i32 mask = 4; mask <= 16; mask *= 2)
-                    sums[n][c] += __shfl_xor_sync(0xffffffff, sums[n][c], mask);
-                if (lane / 4 == 0)
-                    store_shared_f32(sums_at + (warp * COLUMNS + n * 8 + quad * 2 + c) * 4, sums[n][c]);
-            }
+        for (i32 n = 0; n < N_TILES / 8; n++)
+            store_shared_x2(sums_at + (warp * COLUMNS + (lane / 4 * (N_TILES / 8) + n) * 8 + quad * 2) * 4, {__float_as_uint(sums[n][0]), __float_as_uint(sums[n][1])});
         __syncwarp();
         if (lane == 0)
             mbarrier_arrive(sums_ready);
