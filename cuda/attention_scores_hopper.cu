@@ -33,17 +33,16 @@ constexpr i32 M = 64, COLUMNS = round_up(CHUNK, 64), N_TILES = COLUMNS / 8, STEP
 constexpr i32 GROUPS = 2, GROUP_WARPS = 4, WARPS = GROUPS * GROUP_WARPS, THREADS = 32 * WARPS;
 
 constexpr i32 ROW_BYTES = D * 2, UNITS = ROW_BYTES / 16;
-constexpr i32 SLAB_ROW = 128, SLAB_BYTES = COLUMNS * SLAB_ROW;   // keys are stored 64 elements of each, then the next 64
-constexpr i32 KEYS_BYTES = COLUMNS * ROW_BYTES;
-constexpr i32 QUERY_ROW = ROW_BYTES + 16;                         // eight rows of 16 bytes fill all banks
-constexpr i32 WARP_ROWS = 16, WARP_QUERIES = WARP_ROWS * QUERY_ROW;
+constexpr i32 SLAB_ROW = 128;                                     // rows are stored 64 elements of each, then the next 64
+constexpr i32 KEYS_BYTES = COLUMNS * ROW_BYTES, QUERIES_BYTES = M * ROW_BYTES, WARP_ROWS = 16;
+constexpr i32 KEY_ROWS = THREADS / UNITS, KEY_PASSES = COLUMNS / KEY_ROWS;   // a pass: 16 bytes a thread
 
-constexpr i32 QUERIES_AT = 2 * KEYS_BYTES, SUMS_AT = QUERIES_AT + WARPS * WARP_QUERIES;
+constexpr i32 QUERIES_AT = 2 * KEYS_BYTES, SUMS_AT = QUERIES_AT + GROUPS * 2 * QUERIES_BYTES;
 constexpr i32 BARRIERS_AT = SUMS_AT + 2 * WARPS * COLUMNS * 4;
-constexpr i32 QUERIES_READY = BARRIERS_AT;                        // a warp: its rows are there
-constexpr i32 TURN = QUERIES_READY + WARPS * 8;                   // a group: the other's products are done
+constexpr i32 TURN = BARRIERS_AT;                                 // a group: its queries are there, and the other's products done
 constexpr i32 KEYS_READY = TURN + GROUPS * 8;                     // a buffer
 constexpr i32 SUMS_READY = KEYS_READY + 2 * 8;                    // a buffer: all warps' column sums are there
+constexpr i32 ITEMS_AT = SUMS_READY + 2 * 8, ITEM_BYTES = 32;     // a warp: two items
 
 struct AttentionScoresParams
 {
@@ -56,18 +55,41 @@ struct AttentionScoresParams
     i32 items;                      // chunks · Hkv
 };
 
+// An item, as every warp keeps two of them in shared memory: addresses of the chunk's first token, of the KV head's keys and of its first query head.
 struct Item
 {
-    Chunk chunk;
-    i32 head, query_tiles;          // tiles of 64 queries of one query head
-    __device__ __forceinline__ i32 tiles(i32 group) const { return group * query_tiles; }
-    __device__ __forceinline__ i32 steps(i32 group) const { return ceil_div(tiles(group), GROUPS); }
+    u64 keys, queries;
+    i32 first, count;               // the chunk's first token in the batch, and how many
 };
 
-__device__ __forceinline__ Item find_item(const AttentionScoresParams& p, i32 index)
+// A tile's first row within the chunk, and its query head within the group.
+struct Tile { i32 row, head; };
+
+__device__ __forceinline__ Chunk chunk_of(const AttentionScoresParams& p, i32 index)
 {
-    Chunk chunk = find_chunk(p.cu_seqlens, p.chunk_starts, p.sequences, index / p.kv_heads, CHUNK, p.skip_first, p.skip_last);
-    return {chunk, index % p.kv_heads, ceil_div(chunk.count, M)};
+    return find_chunk(p.cu_seqlens, p.chunk_starts, p.sequences, index / p.kv_heads, CHUNK, p.skip_first, p.skip_last);
+}
+
+__device__ __forceinline__ void find_item(const AttentionScoresParams& p, i32 index, u32 to, i32 lane)
+{
+    Chunk chunk = chunk_of(p, index);
+    i32 head = index % p.kv_heads;
+    u64 keys = p.keys.address + tensor_offset(p.keys, chunk.sequence, chunk.start, chunk.token, head, 2);
+    u64 queries = p.queries.address + tensor_offset(p.queries, chunk.sequence, chunk.start, chunk.token, head * p.group, 2);
+    __syncwarp();
+    if (lane == 0)
+    {
+        store_shared_x4(to, {(u32)keys, (u32)(keys >> 32), (u32)queries, (u32)(queries >> 32)});
+        store_shared_x2(to + 16, {(u32)(chunk.start + chunk.token), (u32)chunk.count});
+    }
+    __syncwarp();
+}
+
+__device__ __forceinline__ Item load_item(u32 at)
+{
+    u32x4 x = load_shared_x4(at);
+    u32x2 y = load_shared_x2(at + 16);
+    return {(u64)x.y << 32 | x.x, (u64)x.w << 32 | x.z, (i32)y.x, (i32)y.y};
 }
 
 __device__ __forceinline__ void wait(u32 mbarrier, i32 parity)
@@ -76,223 +98,324 @@ __device__ __forceinline__ void wait(u32 mbarrier, i32 parity)
         ;
 }
 
-// Where 16 bytes `unit` of a key are, as wgmma's 128-byte swizzle has it: keys_at is a multiple of 1024.
-__device__ __forceinline__ u32 unit_offset(i32 row, i32 unit) { return unit / 8 * SLAB_BYTES + row * SLAB_ROW + (((unit ^ row) & 7) << 4); }
+// Where 16 bytes `unit` of a row are among `Rows`, as wgmma's 128-byte swizzle has it: from a multiple of 1024 on.
+template <i32 Rows> __device__ __forceinline__ u32 unit_offset(i32 row, i32 unit) { return unit / 8 * Rows * SLAB_ROW + row * SLAB_ROW + (((unit ^ row) & 7) << 4); }
 
-// The first 16 elements of all keys of a slab: rows of 128 bytes rotated, eight of them 1024 bytes, the next eight behind. Further elements are 32 bytes on.
-__device__ __forceinline__ u64 keys_descriptor(u32 at) { return (u64)1 << 62 | (u64)(1024 >> 4) << 32 | (u64)1 << 16 | (at & 0x3ffff) >> 4; }
+// The low half of a descriptor: the first 16 elements of all rows from `at` on, and step k's behind. The high half says that eight rows of 128 bytes are 1024 bytes,
+// and rotated.
+__device__ __forceinline__ u32 first_step(u32 at) { return 1 << 16 | (at & 0x3ffff) >> 4; }
+template <i32 Rows> __device__ __forceinline__ constexpr u32 step_offset(i32 k) { return (u32)(k / 4 * Rows * SLAB_ROW + k % 4 * 32) / 16; }
+__device__ __forceinline__ u64 descriptor(u32 low) { return (u64)(1 << 30 | 1024 >> 4) << 32 | low; }
 
-// A thread's share of an item's keys, zeros beyond the last.
-__device__ __forceinline__ void copy_keys(const AttentionScoresParams& p, const Item& item, u32 to, i32 thread)
+// Passes [begin, end) of an item's keys, zeros beyond the last.
+__device__ __forceinline__ void copy_keys(const AttentionScoresParams& p, const Item& item, u32 to, i32 begin, i32 end, i32 thread)
 {
-    const u8* keys = (const u8*)p.keys.address + tensor_offset(p.keys, item.chunk.sequence, item.chunk.start, item.chunk.token, item.head, 2);
-    i64 stride = p.keys.token_stride * 2;
+    i32 row = begin * KEY_ROWS + thread / UNITS;
+    const u8* from = (const u8*)item.keys + row * (2 * p.keys.token_stride) + thread % UNITS * 16;
+    to += unit_offset<COLUMNS>(row, thread % UNITS);
 #pragma unroll 1
-    for (i32 i = thread; i < COLUMNS * UNITS; i += THREADS)
+    for (i32 pass = begin; pass < end; pass++)
     {
-        i32 row = i / UNITS, unit = i % UNITS;
-        bool real = row < item.chunk.count;
-        cp_async_16(to + unit_offset(row, unit), keys + (real ? row * stride + unit * 16 : 0), real ? 16 : 0);
+        cp_async_16(to, from, row < item.count ? 16 : 0);
+        row += KEY_ROWS;
+        from += KEY_ROWS * 2 * p.keys.token_stride;
+        to += KEY_ROWS * SLAB_ROW;
     }
-    cp_async_commit();
 }
 
 // They have arrived: looked at by who copied them, then shown to wgmma.
-__device__ __forceinline__ void land_keys(const AttentionScoresParams& p, const Item& item, u32 at, u32 ready, i32 thread)
+__device__ __forceinline__ void land_keys(const AttentionScoresParams& p, const Item& item, i32 index, u32 at, u32 ready, i32 thread)
 {
     cp_async_wait<0>();
+    at += unit_offset<COLUMNS>(thread / UNITS, thread % UNITS);
+    bool bad = false;
+#pragma unroll 4
+    for (i32 pass = 0; pass < KEY_PASSES; pass++)
+    {
+        u32x4 x = load_shared_x4(at + pass * (KEY_ROWS * SLAB_ROW));
+        bad |= has_non_finite(x.x) | has_non_finite(x.y) | has_non_finite(x.z) | has_non_finite(x.w);
+    }
+    if (bad)
 #pragma unroll 1
-    for (i32 i = thread; i < item.chunk.count * UNITS; i += THREADS)
-        if (has_non_finite(load_shared_x4(at + unit_offset(i / UNITS, i % UNITS))))
-            report(p.status, STATUS_NON_FINITE_KEY, item.chunk.start + item.chunk.token + i / UNITS, item.head);
+        for (i32 pass = 0; pass < KEY_PASSES; pass++)
+            if (has_non_finite(load_shared_x4(at + pass * (KEY_ROWS * SLAB_ROW))))
+                report(p.status, STATUS_NON_FINITE_KEY, item.first + pass * KEY_ROWS + thread / UNITS, index % p.kv_heads);
     fence_async_proxy();
     mbarrier_arrive(ready);
 }
 
-// A warp's rows of a tile, the last real one in place of those beyond it. Its lanes have read what was there.
-__device__ __forceinline__ void copy_queries(const AttentionScoresParams& p, const Item& item, i32 tile, u32 to, u32 ready, i32 first_row, i32 lane)
+// Two rows of a tile, 8 apart, 64 bytes of each at a time by four lanes; zeros beyond the chunk's or the group's end.
+__device__ __forceinline__ void copy_queries(const AttentionScoresParams& p, const Item& item, Tile tile, i32 tile_row, i32 quad, u32 to)
 {
-    tile = min(tile, item.tiles(p.group) - 1);
-    i32 row = min(tile % item.query_tiles * M + first_row + lane, item.chunk.count - 1);
-    const u8* from = (const u8*)p.queries.address
-        + tensor_offset(p.queries, item.chunk.sequence, item.chunk.start, item.chunk.token + row, item.head * p.group + tile / item.query_tiles, 2);
-    if (lane == 0)
-        mbarrier_arrive_expect(ready, WARP_ROWS * ROW_BYTES);
-    __syncwarp();
-    if (lane < WARP_ROWS)
-        bulk_copy(to + lane * QUERY_ROW, from, ROW_BYTES, ready);
+    i32 row = tile.row + tile_row, left = tile.head < p.group ? item.count - row : 0;
+    const u8* top = (const u8*)item.queries + 2 * (row * p.queries.token_stride + tile.head * p.queries.head_stride) + quad * 16;
+    const u8* bottom = top + 8 * 2 * p.queries.token_stride;
+    u32 top_bytes = left > 0 ? 16 : 0, bottom_bytes = left > 8 ? 16 : 0;
+    u32 even = to + unit_offset<M>(tile_row, quad), odd = even ^ 64;
+#pragma unroll
+    for (i32 at = 0; at < ROW_BYTES; at += 64)
+    {
+        u32 place = (at / 64 % 2 == 0 ? even : odd) + at / 128 * (M * SLAB_ROW);
+        cp_async_16(place, top + at, top_bytes);
+        cp_async_16(place + 8 * SLAB_ROW, bottom + at, bottom_bytes);
+    }
 }
 
-template <bool Accumulate> __device__ __forceinline__ void multiply(f32x4 (&logits)[N_TILES], u32x4 a, u64 keys)
+// A group takes every second tile of an item, G·ceil(count / 64); both take as many steps, and the last of one may be empty.
+__device__ __forceinline__ Tile first_tile(i32 count, i32 group)
+{
+    if (group * M < count)
+        return {group * M, 0};
+    return {0, group};
+}
+__device__ __forceinline__ Tile tile_after(Tile tile, i32 count)
+{
+    tile.row += GROUPS * M;
+#pragma unroll
+    for (i32 i = 0; i < GROUPS; i++)
+        if (tile.row >= count)
+        {
+            tile.row -= round_up(count, M);
+            tile.head++;
+        }
+    return tile;
+}
+
+template <bool Accumulate> __device__ __forceinline__ void multiply(f32x4 (&logits)[N_TILES], u64 queries, u64 keys)
 {
 #if COMPACTOR_ELEMENT == COMPACTOR_F16
-    wgmma_f16<Accumulate>(logits, a, keys);
+    wgmma_f16<Accumulate>(logits, queries, keys);
 #else
-    wgmma_bf16<Accumulate>(logits, a, keys);
+    wgmma_bf16<Accumulate>(logits, queries, keys);
 #endif
+}
+
+// Of a thread's logits, a row's: the upper (0) or the lower (1) of its two.
+template <i32 Row> __device__ __forceinline__ float& first(f32x4& x) { return Row == 0 ? x.x : x.z; }
+template <i32 Row> __device__ __forceinline__ float& second(f32x4& x) { return Row == 0 ? x.y : x.w; }
+
+// Columns beyond the chunk's last, of which the thread's first is `count` before.
+template <i32 Row> __device__ __forceinline__ void mask_columns(f32x4 (&logits)[N_TILES], i32 count)
+{
+    const float minus_infinity = __uint_as_float(0xff800000);
+    keep_branch();
+#pragma unroll
+    for (i32 n = 0; n < N_TILES; n++)
+    {
+        if (n * 8 >= count)
+            first<Row>(logits[n]) = minus_infinity;
+        if (n * 8 + 1 >= count)
+            second<Row>(logits[n]) = minus_infinity;
+    }
+}
+
+template <i32 Row> __device__ __forceinline__ float row_maximum(f32x4 (&logits)[N_TILES])
+{
+    float parts[4];   // a maximum takes 4 cycles, and one starts every other
+#pragma unroll
+    for (i32 n = 0; n < N_TILES; n++)
+    {
+        float pair = fmaxf(first<Row>(logits[n]), second<Row>(logits[n]));
+        parts[n % 4] = n < 4 ? pair : fmaxf(parts[n % 4], pair);
+    }
+    float top = fmaxf(fmaxf(parts[0], parts[1]), fmaxf(parts[2], parts[3]));
+    for (i32 mask = 1; mask <= 2; mask *= 2)
+        top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, mask));
+    return top;
+}
+
+// Logits become exponentials; their sum.
+template <i32 Row> __device__ __forceinline__ float exponentials(f32x4 (&logits)[N_TILES], float scale, float offset)
+{
+    float sum = 0;
+#pragma unroll
+    for (i32 n = 0; n < N_TILES; n++)
+    {
+        float &x = first<Row>(logits[n]), &y = second<Row>(logits[n]);
+        x = exp2_approx(fmaf(x, scale, offset));
+        y = exp2_approx(fmaf(y, scale, offset));
+        sum += x + y;
+    }
+    for (i32 mask = 1; mask <= 2; mask *= 2)
+        sum += __shfl_xor_sync(0xffffffff, sum, mask);
+    return sum;
+}
+
+template <i32 Row> __device__ __forceinline__ void add_columns(float (&sums)[N_TILES][2], f32x4 (&exponentials)[N_TILES], float weight)
+{
+#pragma unroll
+    for (i32 n = 0; n < N_TILES; n++)
+    {
+        sums[n][0] = fmaf(first<Row>(exponentials[n]), weight, sums[n][0]);
+        sums[n][1] = fmaf(second<Row>(exponentials[n]), weight, sums[n][1]);
+    }
+}
+
+// Of 2·Half columns, the lanes with `mask` take the upper half and the others the lower, each the sums of both.
+template <i32 Half> __device__ __forceinline__ void fold_columns(float (&sums)[N_TILES][2], i32 lane, i32 mask)
+{
+    bool upper = (lane & mask) != 0;
+#pragma unroll
+    for (i32 n = 0; n < Half; n++)
+#pragma unroll
+        for (i32 c = 0; c < 2; c++)
+        {
+            float kept = upper ? sums[n + Half][c] : sums[n][c], given = upper ? sums[n][c] : sums[n + Half][c];
+            sums[n][c] = kept + __shfl_xor_sync(0xffffffff, given, mask);
+        }
+}
+
+// A query that is not finite spoils its row's sum, whatever the keys: only then is it looked for. Lanes 0 and 1 of four look at their two rows.
+__device__ __forceinline__ void report_queries(const AttentionScoresParams& p, i32 index, i32 row, i32 group_head, bool top, bool bottom)
+{
+    Chunk chunk = chunk_of(p, index);
+    i32 quad = threadIdx.x % 4, head = index % p.kv_heads * p.group + group_head, token = chunk.token + row + quad * 8;
+    if ((quad == 0 && top) || (quad == 1 && bottom))
+        if (row_has_non_finite((const u8*)p.queries.address + tensor_offset(p.queries, chunk.sequence, chunk.start, token, head, 2)))
+            report(p.status, STATUS_NON_FINITE_QUERY, chunk.start + token, head);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper(const __grid_constant__ AttentionScoresParams p)
 {
-    const float minus_infinity = __uint_as_float(0xff800000);
-    i32 thread = threadIdx.x, lane = thread % 32, quad = lane % 4, warp = thread / 32, group = warp / GROUP_WARPS, first_row = warp % GROUP_WARPS * WARP_ROWS;
-    u32 base = shared_base(), queries_at = base + QUERIES_AT + warp * WARP_QUERIES, queries_ready = base + QUERIES_READY + warp * 8;
-    u32 query = queries_at + lane % 16 * QUERY_ROW + lane / 16 * 16;
+    i32 thread = threadIdx.x, lane = thread % 32, quad = lane % 4, warp = __shfl_sync(0xffffffff, thread / 32, 0), group = warp / GROUP_WARPS;
+    i32 tile_row = warp % GROUP_WARPS * WARP_ROWS + lane / 4;   // the first of the lane's two rows in a tile
+    u32 base = shared_base(), queries_at = base + QUERIES_AT + group * 2 * QUERIES_BYTES;
+    u32 items_at = base + ITEMS_AT + warp * 2 * ITEM_BYTES;
 
     if (thread == 0)
     {
-        for (i32 i = 0; i < WARPS; i++)
-            mbarrier_init(base + QUERIES_READY + i * 8, 1);
         for (i32 i = 0; i < 2; i++)
         {
-            mbarrier_init(base + TURN + i * 8, GROUP_WARPS);
+            mbarrier_init(base + TURN + i * 8, 2 * GROUP_WARPS);
             mbarrier_init(base + KEYS_READY + i * 8, THREADS);
             mbarrier_init(base + SUMS_READY + i * 8, WARPS);
         }
         fence_async_proxy();
     }
     __syncthreads();
-    Item first = find_item(p, blockIdx.x);
-    copy_queries(p, first, group, queries_at, queries_ready, first_row, lane);
-    copy_keys(p, first, base, thread);
-    land_keys(p, first, base, base + KEYS_READY, thread);
+
+    find_item(p, blockIdx.x, items_at, lane);
+    {
+        Item item = load_item(items_at);
+        copy_keys(p, item, base, 0, KEY_PASSES, thread);
+        copy_queries(p, item, first_tile(item.count, group), tile_row, quad, queries_at);
+        cp_async_commit();
+        land_keys(p, item, blockIdx.x, base, base + KEYS_READY, thread);   // and these queries
+        __syncwarp();
+        if (lane == 0)
+        {
+            mbarrier_arrive(base + TURN + group * 8);
+            if (group == 1)
+                mbarrier_arrive(base + TURN);   // the first of group 0 waits for nobody
+        }
+    }
 
     i32 step = 0;   // of this group, over all items
     for (i32 round = 0, index = blockIdx.x; index < p.items; round++, index += gridDim.x)
     {
         i32 buffer = round & 1, next = index + gridDim.x;
         u32 next_keys = base + (buffer ^ 1) * KEYS_BYTES;
-        u64 keys = keys_descriptor(base + buffer * KEYS_BYTES);
-        Item item = find_item(p, index);
-        i32 count = item.chunk.count, steps = item.steps(p.group);
+        u32 keys = first_step(base + buffer * KEYS_BYTES);
+        i32 count = load_item(items_at + buffer * ITEM_BYTES).count;
+        i32 steps = ceil_div(p.group * ceil_div(count, M), GROUPS), passes = ceil_div(KEY_PASSES, max(steps - 1, 1));
+        Tile tile = first_tile(count, group);
         wait(base + KEYS_READY + buffer * 8, round >> 1);
 
         float sums[N_TILES][2] = {};
         for (i32 s = 0; s < steps; s++, step++)
         {
             f32x4 logits[N_TILES];
-            wait(queries_ready, step);
-            wait(base + TURN + group * 8, group == 0 ? step + 1 : step);   // the first of group 0 waits for nobody
-            // Two steps at a time, so that four fragments are enough: their registers are free when the products after them have begun.
+            u32 queries = first_step(queries_at + (step & 1) * QUERIES_BYTES);
+            u32 next_queries = queries_at + (~step & 1) * QUERIES_BYTES;
+            wait(base + TURN + group * 8, step);
+            wgmma_fence();
 #pragma unroll
-            for (i32 k = 0; k < STEPS; k += 2)
+            for (i32 k = 0; k < STEPS; k++)
             {
-                u32x4 a = ldmatrix_x4(query + k * 32), b = ldmatrix_x4(query + k * 32 + 32);
-                wgmma_fence();
                 if (k == 0)
-                    multiply<false>(logits, a, keys);
+                    multiply<false>(logits, descriptor(queries), descriptor(keys));
                 else
-                    multiply<true>(logits, a, keys + (k / 4 * SLAB_BYTES + k % 4 * 32) / 16);
-                multiply<true>(logits, b, keys + (k / 4 * SLAB_BYTES + k % 4 * 32 + 32) / 16);
-                wgmma_commit();
-                if (k + 2 < STEPS && k > 0)
-                    wgmma_wait_but<1>();
+                    multiply<true>(logits, descriptor(queries + step_offset<M>(k)), descriptor(keys + step_offset<COLUMNS>(k)));
+                if (k == STEPS - 2)
+                    wgmma_commit();
+            }
+            wgmma_commit();
+
+            // While they run: the next tile, then some more of the next item's keys.
+            bool last = s == steps - 1, more = next < p.items;
+            u32 next_item = items_at + (buffer ^ 1) * ITEM_BYTES;
+            if (!last)
+            {
+                copy_queries(p, load_item(items_at + buffer * ITEM_BYTES), tile_after(tile, count), tile_row, quad, next_queries);
+                cp_async_commit();
+            }
+            if (more)
+            {
+                if (s == 0)
+                    find_item(p, next, next_item, lane);
+                Item item = load_item(next_item);
+                copy_keys(p, item, next_keys, s * passes, min(s * passes + passes, KEY_PASSES), thread);
+                if (last)
+                {
+                    cp_async_commit();
+                    land_keys(p, item, next, next_keys, base + KEYS_READY + (buffer ^ 1) * 8, thread);
+                    copy_queries(p, item, first_tile(item.count, group), tile_row, quad, next_queries);
+                    cp_async_commit();
+                }
             }
 
-            bool last = s == steps - 1;
-            if (!last)
-                copy_queries(p, item, (s + 1) * GROUPS + group, queries_at, queries_ready, first_row, lane);
-            if (next < p.items && (s == 0 || last))
-            {
-                Item following = find_item(p, next);
-                if (last)
-                    copy_queries(p, following, group, queries_at, queries_ready, first_row, lane);
-                if (s == 0)
-                    copy_keys(p, following, next_keys, thread);
-                if (last)
-                    land_keys(p, following, next_keys, base + KEYS_READY + (buffer ^ 1) * 8, thread);
-            }
+            // The turn is handed over as the last products run; after the last step, when nobody reads these keys any more.
+            wgmma_wait_but<1>();
+            if (!last && lane == 0)
+                mbarrier_arrive(base + TURN + (group ^ 1) * 8);
             wgmma_wait(logits);
-            if (lane == 0)
+            if (last && lane == 0)
                 mbarrier_arrive(base + TURN + (group ^ 1) * 8);
 
+            // The upper row's maximum; its exponentials beside the lower one's maximum; its columns beside the lower one's exponentials: branches keep this order.
+            i32 left = tile.head < p.group ? count - tile.row - tile_row : 0;
             if (count < COLUMNS)
-#pragma unroll
-                for (i32 n = 0; n < N_TILES; n++)
-                {
-                    if (n * 8 + quad * 2 >= count)
-                        logits[n].x = logits[n].z = minus_infinity;
-                    if (n * 8 + quad * 2 + 1 >= count)
-                        logits[n].y = logits[n].w = minus_infinity;
-                }
-            float top = minus_infinity, bottom = minus_infinity;
-#pragma unroll
-            for (i32 n = 0; n < N_TILES; n++)
-            {
-                top = fmaxf(top, fmaxf(logits[n].x, logits[n].y));
-                bottom = fmaxf(bottom, fmaxf(logits[n].z, logits[n].w));
-            }
-            for (i32 mask = 1; mask <= 2; mask *= 2)
-            {
-                top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, mask));
-                bottom = fmaxf(bottom, __shfl_xor_sync(0xffffffff, bottom, mask));
-            }
-            top *= -p.logit_scale;
-            bottom *= -p.logit_scale;
-            float top_sum = 0, bottom_sum = 0;
-#pragma unroll
-            for (i32 n = 0; n < N_TILES; n++)
-            {
-                f32x4& x = logits[n];
-                x.x = exp2_approx(fmaf(x.x, p.logit_scale, top));
-                x.y = exp2_approx(fmaf(x.y, p.logit_scale, top));
-                x.z = exp2_approx(fmaf(x.z, p.logit_scale, bottom));
-                x.w = exp2_approx(fmaf(x.w, p.logit_scale, bottom));
-                if (count < COLUMNS)
-                {
-                    if (n * 8 + quad * 2 >= count)
-                        x.x = x.z = 0;
-                    if (n * 8 + quad * 2 + 1 >= count)
-                        x.y = x.w = 0;
-                }
-                top_sum += x.x + x.y;
-                bottom_sum += x.z + x.w;
-            }
-            for (i32 mask = 1; mask <= 2; mask *= 2)
-            {
-                top_sum += __shfl_xor_sync(0xffffffff, top_sum, mask);
-                bottom_sum += __shfl_xor_sync(0xffffffff, bottom_sum, mask);
-            }
+                mask_columns<0>(logits, count - quad * 2);
+            float top = -p.logit_scale * row_maximum<0>(logits);
+            if (count < COLUMNS)
+                mask_columns<1>(logits, count - quad * 2);
+            float bottom = -p.logit_scale * row_maximum<1>(logits);
+            float top_sum = exponentials<0>(logits, p.logit_scale, top);
+            if (more && !last)
+                cp_async_commit();
+            add_columns<0>(sums, logits, left > 0 ? reciprocal_approx(top_sum) : 0);
+            float bottom_sum = exponentials<1>(logits, p.logit_scale, bottom);
+            if (__any_sync(0xffffffff, !is_finite(top_sum + bottom_sum)))
+                report_queries(p, index, tile.row + tile_row, tile.head, left > 0 && !is_finite(top_sum), left > 8 && !is_finite(bottom_sum));
 
-            i32 tile = s * GROUPS + group, row = tile % item.query_tiles * M + first_row + lane / 4;
-            bool real = tile < item.tiles(p.group), top_real = real && row < count, bottom_real = real && row + 8 < count;
-            // A query that is not finite spoils its row's sum, whatever the keys: only then is it looked for.
-            for (i32 half = 0; half < 2; half++)
-                if (quad == half && (half == 0 ? top_real && !is_finite(top_sum) : bottom_real && !is_finite(bottom_sum)))
-                {
-                    i32 head = item.head * p.group + tile / item.query_tiles, token = item.chunk.token + row + half * 8;
-                    if (row_has_non_finite((const u8*)p.queries.address + tensor_offset(p.queries, item.chunk.sequence, item.chunk.start, token, head, 2)))
-                        report(p.status, STATUS_NON_FINITE_QUERY, item.chunk.start + token, head);
-                }
-            top = top_real ? 1 / top_sum : 0;
-            bottom = bottom_real ? 1 / bottom_sum : 0;
-#pragma unroll
-            for (i32 n = 0; n < N_TILES; n++)
-            {
-                sums[n][0] = fmaf(logits[n].x, top, fmaf(logits[n].z, bottom, sums[n][0]));
-                sums[n][1] = fmaf(logits[n].y, top, fmaf(logits[n].w, bottom, sums[n][1]));
-            }
+            // The next tile's queries have had the products and the exponentials to arrive; keys may take longer.
+            if (more && !last)
+                cp_async_wait<1>();
+            else
+                cp_async_wait<0>();
+            fence_async_proxy();
+            __syncwarp();
+            if (lane == 0)
+                mbarrier_arrive(base + TURN + group * 8);
+            add_columns<1>(sums, logits, left > 8 ? reciprocal_approx(bottom_sum) : 0);
+            tile = tile_after(tile, count);
         }
 
         // Columns: over a warp's rows, then over the warps, by the group that came last.
         u32 sums_at = base + SUMS_AT + buffer * WARPS * COLUMNS * 4, sums_ready = base + SUMS_READY + buffer * 8;
+        fold_columns<N_TILES / 2>(sums, lane, 16);
+        fold_columns<N_TILES / 4>(sums, lane, 8);
+        fold_columns<N_TILES / 8>(sums, lane, 4);
 #pragma unroll
-        for (i32 n = 0; n < N_TILES; n++)
-#pragma unroll
-            for (i32 c = 0; c < 2; c++)
-            {
-                for (i32 mask = 4; mask <= 16; mask *= 2)
-                    sums[n][c] += __shfl_xor_sync(0xffffffff, sums[n][c], mask);
-                if (lane / 4 == 0)
-                    store_shared_f32(sums_at + (warp * COLUMNS + n * 8 + quad * 2 + c) * 4, sums[n][c]);
-            }
+        for (i32 n = 0; n < N_TILES / 8; n++)
+            store_shared_x2(sums_at + (warp * COLUMNS + (lane / 4 * (N_TILES / 8) + n) * 8 + quad * 2) * 4, {__float_as_uint(sums[n][0]), __float_as_uint(sums[n][1])});
         __syncwarp();
         if (lane == 0)
             mbarrier_arrive(sums_ready);
         if (group == 1)
         {
             wait(sums_ready, round >> 1);
-            float* scores = (float*)p.scores + (i64)(item.chunk.start + item.chunk.token) * p.kv_heads + item.head;
+            float* scores = (float*)p.scores + (i64)load_item(items_at + buffer * ITEM_BYTES).first * p.kv_heads + index % p.kv_heads;
             for (i32 j = thread - GROUP_WARPS * 32; j < count; j += GROUP_WARPS * 32)
             {
                 float sum = 0;

@@ -142,6 +142,10 @@ template <i32 Pending> __device__ __forceinline__ void cp_async_wait() { asm vol
 // A barrier of `threads` threads (whole warps); ids 1 to 15, 0 is __syncthreads.
 __device__ __forceinline__ void named_barrier(u32 id, u32 threads) { asm volatile("bar.sync %0, %1;" : : "r"(id), "r"(threads) : "memory"); }
 
+// -- branches ----------------------------------------------------------------------------------------------------------------------------
+// No instruction: says that what is done where a condition holds stays behind a branch, instead of being done always and chosen from.
+__device__ __forceinline__ void keep_branch() { asm volatile(""); }
+
 // -- approximate functions ------------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ float exp2_approx(float x)
 {

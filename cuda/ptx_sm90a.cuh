@@ -40,8 +40,8 @@ __device__ __forceinline__ void bulk_copy(u32 to, const void* from, u32 bytes, u
 }
 
 // -- wgmma: c (+)= a·bᵀ, 64 x 8·TILES x 16, float32 accumulators ----------------------------------------------------------------------------------------
-// Warp w of the warpgroup has rows 16·w to 16·w + 15, in registers as of mma: a as its first operand, c[n] as the accumulators of columns 8·n to 8·n + 7.
-// b is in shared memory as its descriptor says. Between the instruction and the wait for its group c is undefined, b must stay, and no register changes hands.
+// Warp w of the warpgroup has rows 16·w to 16·w + 15, in registers as of mma: c[n] as the accumulators of columns 8·n to 8·n + 7.
+// a and b are in shared memory as their descriptors say. Between the instruction and the wait for its group c is undefined, a and b must stay, and no register changes hands.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" : : : "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" : : : "memory"); }
 
@@ -54,28 +54,28 @@ __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_grou
 #define PLACES_64 PLACES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define PLACES_96 PLACES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define PLACES_128 PLACES_96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define WGMMA(columns, type, places, a_places, b_place, accumulate_place, floats) \
+#define WGMMA(columns, type, places, a_place, b_place, accumulate_place, floats) \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " accumulate_place ", 0;\n" \
-                 "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" places "}, {" a_places "}, " b_place ", p, 1, 1, 0;\n}" \
-        : floats : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b), "n"((i32)Accumulate))
+                 "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" places "}, " a_place ", " b_place ", p, 1, 1, 0, 0;\n}" \
+        : floats : "l"(a), "l"(b), "n"((i32)Accumulate))
 #define WGMMA_OF(type) \
-    if constexpr (TILES == 8) WGMMA("64", type, PLACES_32, "%32, %33, %34, %35", "%36", "%37", FLOATS_32(c, 0)); \
-    else if constexpr (TILES == 16) WGMMA("128", type, PLACES_64, "%64, %65, %66, %67", "%68", "%69", FLOATS_64(c)); \
-    else if constexpr (TILES == 24) WGMMA("192", type, PLACES_96, "%96, %97, %98, %99", "%100", "%101", FLOATS_96(c)); \
-    else WGMMA("256", type, PLACES_128, "%128, %129, %130, %131", "%132", "%133", FLOATS_128(c))
+    if constexpr (TILES == 8) WGMMA("64", type, PLACES_32, "%32", "%33", "%34", FLOATS_32(c, 0)); \
+    else if constexpr (TILES == 16) WGMMA("128", type, PLACES_64, "%64", "%65", "%66", FLOATS_64(c)); \
+    else if constexpr (TILES == 24) WGMMA("192", type, PLACES_96, "%96", "%97", "%98", FLOATS_96(c)); \
+    else WGMMA("256", type, PLACES_128, "%128", "%129", "%130", FLOATS_128(c))
 
-template <bool Accumulate, i32 TILES> __device__ __forceinline__ void wgmma_bf16(f32x4 (&c)[TILES], u32x4 a, u64 b)
+template <bool Accumulate, i32 TILES> __device__ __forceinline__ void wgmma_bf16(f32x4 (&c)[TILES], u64 a, u64 b)
 {
     static_assert(TILES == 8 || TILES == 16 || TILES == 24 || TILES == 32);
     WGMMA_OF("bf16");
 }
-template <bool Accumulate, i32 TILES> __device__ __forceinline__ void wgmma_f16(f32x4 (&c)[TILES], u32x4 a, u64 b)
+template <bool Accumulate, i32 TILES> __device__ __forceinline__ void wgmma_f16(f32x4 (&c)[TILES], u64 a, u64 b)
 {
     static_assert(TILES == 8 || TILES == 16 || TILES == 24 || TILES == 32);
     WGMMA_OF("f16");
 }
 
-// Waits until all but the latest `Pending` groups of this warp are done: their a may change. c stays undefined.
+// Waits until all but the latest `Pending` groups of this warp are done: what they read may change. c stays undefined.
 template <i32 Pending> __device__ __forceinline__ void wgmma_wait_but() { asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(Pending) : "memory"); }
 // Waits until all groups of this warp are done: c, the accumulators of all of them, is defined again.
 template <i32 TILES> __device__ __forceinline__ void wgmma_wait(f32x4 (&c)[TILES])

@@ -62,6 +62,8 @@ __device__ __forceinline__ void store_shared_f64(u32 at, double x) { simt_store_
 __device__ __forceinline__ u32 atomic_add_shared(u32 at, u32 x) { return simt_atomic_add_shared(at, x); }
 __device__ __forceinline__ void named_barrier(u32 id, u32 threads) { simt_named_barrier(id, threads); }
 
+__device__ __forceinline__ void keep_branch() {}
+
 __device__ __forceinline__ u32x4 ldmatrix_x4(u32 row) { return simt_ldmatrix_x4(row); }
 __device__ __forceinline__ u32x4 ldmatrix_x4_trans(u32 row) { return simt_ldmatrix_x4_trans(row); }
 __device__ __forceinline__ void mma_bf16(f32x4& c, u32x4 a, u32x2 b) { c = simt_mma_bf16(c, a, b); }

@@ -25,8 +25,8 @@ internal static class AttentionScoresLaunch
     /// <summary>16-bit elements, D 64 or 128, chunks of at most 256: what the kernel for sm_90a is written for.</summary>
     private static bool IsHopper(int dim, ElementType type, int chunk, in GpuLimits limits) => limits.HopperKernels && type.Size() == 2 && dim is (64 or 128) && chunk <= 256;
 
-    /// <summary>Two buffers of keys, the warps' rows of queries, two of column sums, 14 barriers.</summary>
-    private static int HopperSharedBytes(int dim, int columns) => 2 * columns * 2 * dim + 128 * (2 * dim + 16) + 2 * 8 * columns * 4 + 8 * 14;
+    /// <summary>Two buffers of keys, two tiles of queries of both groups, two buffers of column sums, 6 barriers, two items a warp.</summary>
+    private static int HopperSharedBytes(int dim, int columns) => 2 * columns * 2 * dim + 4 * 64 * 2 * dim + 2 * 8 * columns * 4 + 8 * 6 + 8 * 2 * 32;
 
     private static bool IsResident(int dim, ElementType type, int chunk, in GpuLimits limits) =>
         SharedBytes(dim, type, chunk, resident: true, groups: 1) <= limits.SharedBytesPerBlock;

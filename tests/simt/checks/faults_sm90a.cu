@@ -65,7 +65,7 @@ extern "C" __global__ void hand_over_counted(const __grid_constant__ FaultParams
     }
 }
 
-// A warpgroup multiplies 64 x 64 x 16, keys of ones. 1: no proxy fence behind the stores. 2: no wgmma_fence. 3: never waited for. 4: never committed. 5: accumulators are written while it is under way.
+// A warpgroup multiplies 64 x 64 x 16, keys of ones by themselves. 1: no proxy fence behind the stores. 2: no wgmma_fence. 3: never waited for. 4: never committed. 5: accumulators are written while it is under way.
 // 6: a key is overwritten while it is under way. 7: warps disagree on the descriptor. 8: lanes disagree. 9: a key never stored. 10: keys begin at 128. 11: one warp multiplies once more.
 // 12: no barrier between the stores and the products. 13: stores to the keys after the own wait, with no barrier. 14: waits for all but one group. 15: another swizzle.
 extern "C" __global__ void multiply_group(const __grid_constant__ FaultParams p)
@@ -79,11 +79,10 @@ extern "C" __global__ void multiply_group(const __grid_constant__ FaultParams p)
     if (p.fault != 12) __syncthreads();
     f32x4 c[8];
     for (u32 n = 0; n < 8; n++) c[n] = {0, 0, 0, 0};
-    u32x4 a = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
     u32 start = base + (p.fault == 10 ? 128 : 0) + ((p.fault == 7 && warp == 1) || (p.fault == 8 && threadIdx.x == 40) ? 32 : 0);
     u64 keys = (u64)(p.fault == 15 ? 2 : 1) << 62 | (u64)64 << 32 | (u64)1 << 16 | start >> 4;
     if (p.fault != 2) wgmma_fence();
-    for (u32 i = 0; i < (p.fault == 11 && warp == 2 ? 2 : 1); i++) wgmma_bf16<true>(c, a, keys);
+    for (u32 i = 0; i < (p.fault == 11 && warp == 2 ? 2 : 1); i++) wgmma_bf16<true>(c, keys, keys);
     if (p.fault != 4) wgmma_commit();
     if (p.fault == 5 && threadIdx.x == 9) c[3].y = 1;
     if (p.fault == 6 && threadIdx.x == 0) store_shared(base, 5);

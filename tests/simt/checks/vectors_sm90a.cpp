@@ -6,5 +6,5 @@ static const std::map<std::string, Wrapper> wrappers = {{"wgmma_bf16", WGMMA_BF1
 
 int main()
 {
-    return simt::test([] { check_vectors(SIMT_FOLDER "/vectors/vectors_sm90a.txt", wrappers, 128, &simt::call<&wrapper_vectors_sm90a>, 8192 + 8); });
+    return simt::test([] { check_vectors(SIMT_FOLDER "/vectors/vectors_sm90a.txt", wrappers, 128, &simt::call<&wrapper_vectors_sm90a>, 16384 + 8); });
 }

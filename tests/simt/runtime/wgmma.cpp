@@ -1,5 +1,5 @@
 // Matrix products of warpgroups. They are computed when they are waited for: until then the accumulators hold poison that must stay, and shared memory must hold what
-// it held when the product was issued, and is read by the warp at both times. What the emulator cannot see: a register of the first operand that changes too early.
+// it held when the product was issued, and is read by the warp at both times.
 #include "access.hpp"
 #include "warp.hpp"
 #include <cstring>
@@ -12,10 +12,9 @@ struct Product
 {
     bool f16 = false, accumulate = false;
     u32 tiles = 0, group = 0;
-    u64 descriptor = 0;
-    u32x4 a[32];
+    u64 a = 0, b = 0;                           // descriptors
     f32x4* c[32];
-    std::vector<u16> b;                         // [8·tiles][16], when it was issued
+    std::vector<u16> rows, columns;             // what they named when it was issued: [64][16], [8·tiles][16]
 };
 
 struct WarpProducts
@@ -41,16 +40,15 @@ static WarpProducts& products_of(Warp& warp)
     return *warp.products;
 }
 
-// 16-bit elements of b as the descriptor has them: K-major, 128-byte swizzle. The warp's first lane stands for it in race detection.
-static void read_b(Warp& warp, const Product& product, std::vector<u16>& b)
+// The 16-bit elements [rows][16] that a descriptor names: K-major, 128-byte swizzle. The warp's first lane stands for it in race detection.
+static void read_operand(Warp& warp, u64 d, u32 rows, std::vector<u16>& elements)
 {
-    u64 d = product.descriptor;
     u32 start = (u32)(d & 0x3fff) << 4, stride = (u32)(d >> 32 & 0x3fff) << 4;
     if (d >> 62 != 1) fault("wgmma: the emulator knows the 128-byte swizzle (1) alone, the descriptor says %u", (u32)(d >> 62));
-    if ((d >> 49 & 7) != 0 || (start & 1023) > 96 || stride % 1024 != 0) fault("wgmma: rows of eight keys begin at multiples of 1024 bytes, the descriptor says 0x%x, then every %u", start, stride);
-    b.resize(product.tiles * 8 * 16);
+    if ((d >> 49 & 7) != 0 || (start & 1023) > 96 || stride % 1024 != 0) fault("wgmma: eight rows begin at multiples of 1024 bytes, the descriptor says 0x%x, then every %u", start, stride);
+    elements.resize(rows * 16);
     Thread& reader = *warp.threads[0];
-    for (u32 row = 0; row < product.tiles * 8; row++)
+    for (u32 row = 0; row < rows; row++)
         for (u32 half = 0; half < 2; half++) {
             u32 at = start + row / 8 * stride + row % 8 * 128 + half * 16;
             at ^= (at >> 7 & 7) << 4;
@@ -62,7 +60,7 @@ static void read_b(Warp& warp, const Product& product, std::vector<u16>& b)
             }
             if (reader.launch->what->check_races != 0)
                 if (const Record* other = check_shared_access(reader, warp.block->accesses, at - shared_window, 16, Access::read)) race(reader, "shared", at, 16, Access::read, *other);
-            std::memcpy(b.data() + row * 16 + half * 8, place, 16);
+            std::memcpy(elements.data() + row * 16 + half * 8, place, 16);
         }
 }
 
@@ -92,21 +90,21 @@ static void issue(Thread& self, Warp& warp)
     product.group = all.groups;
     for (u32 lane = 0; lane < 32; lane++) {
         const Product& other = ((const Wgmma*)warp.threads[lane]->operand)->product;
-        if (other.descriptor != mine.descriptor || other.tiles != mine.tiles || other.f16 != mine.f16 || other.accumulate != mine.accumulate)
+        if (other.a != mine.a || other.b != mine.b || other.tiles != mine.tiles || other.f16 != mine.f16 || other.accumulate != mine.accumulate)
             fault("mismatched collective: threads %u and %u meet at different wgmma", self.index, warp.threads[lane]->index);
-        product.a[lane] = other.a[0];
         product.c[lane] = other.c[0];
     }
     // All warps of a warpgroup issue the same.
     u32 number = warp.threads[0]->index / 32, first = number / 4 * 4;
     if (first + 4 > warp.block->warps.size()) fault("wgmma by warp %u, which has no whole group of four", number);
-    all.sequence.push_back(mix(mine.descriptor ^ mix((u64)mine.tiles << 2 | (u64)mine.f16 << 1 | (u64)mine.accumulate)));
+    all.sequence.push_back(mix(mine.b ^ mix(mine.a ^ mix((u64)mine.tiles << 2 | (u64)mine.f16 << 1 | (u64)mine.accumulate))));
     for (u32 w = first; w < first + 4; w++) {
         const WarpProducts* other = warp.block->warps[w].products.get();
         if (other != nullptr && other->sequence.size() >= all.sequence.size() && other->sequence[all.sequence.size() - 1] != all.sequence.back())
             fault("mismatched collective: wgmma number %zu of warp %u is not that of warp %u of its group", all.sequence.size(), number, w);
     }
-    read_b(warp, product, product.b);
+    read_operand(warp, product.a, 64, product.rows);
+    read_operand(warp, product.b, product.tiles * 8, product.columns);
     if (all.issued.size() > 1) {
         if (all.issued[0].c[0] != product.c[0] || all.issued[0].tiles != product.tiles) fault("wgmma: the emulator knows one set of accumulators under way at a time");
         check_poison(warp, product);
@@ -124,15 +122,21 @@ static void complete(Warp& warp, u32 pending)
     for (; done < all.issued.size() && all.issued[done].group + pending < all.groups; done++) {
         const Product& product = all.issued[done];
         check_poison(warp, product);
-        static thread_local std::vector<u16> b;
-        read_b(warp, product, b);
-        if (b != product.b) fault("shared memory that a wgmma reads was written to while it was under way");
+        static thread_local std::vector<u16> rows, columns;
+        read_operand(warp, product.a, 64, rows);
+        read_operand(warp, product.b, product.tiles * 8, columns);
+        if (rows != product.rows || columns != product.columns) fault("shared memory that a wgmma reads was written to while it was under way");
+        u32x4 a[32];
         f32x4* c[32];
         for (u32 lane = 0; lane < 32; lane++) {
+            const u16* row = rows.data() + (warp.threads[0]->index / 32 % 4 * 16 + lane / 4) * 16 + lane % 4 * 2;
+            u32 pairs[4];   // rows l / 4 and + 8, then the next 8 elements of both
+            for (u32 i = 0; i < 4; i++) std::memcpy(&pairs[i], row + i % 2 * 8 * 16 + i / 2 * 8, 4);
+            a[lane] = {pairs[0], pairs[1], pairs[2], pairs[3]};
             c[lane] = &all.values[lane * product.tiles];
             if (!product.accumulate) std::memset(c[lane], 0, product.tiles * sizeof(f32x4));
         }
-        multiply_columns(product.f16, product.tiles, product.a, b.data(), c);
+        multiply_columns(product.f16, product.tiles, a, columns.data(), c);
     }
     if (done > 0 && done == all.issued.size())
         for (u32 lane = 0; lane < 32; lane++) std::memcpy(all.issued[0].c[lane], &all.values[lane * all.issued[0].tiles], all.issued[0].tiles * sizeof(f32x4));
@@ -175,7 +179,7 @@ using namespace simt;
 
 extern "C" {
 
-void simt_wgmma(bool f16, f32x4* c, u32 tiles, u32x4 a, u64 b, bool accumulate)
+void simt_wgmma(bool f16, f32x4* c, u32 tiles, u64 a, u64 b, bool accumulate)
 {
     SIMT_ENTER(self);
     if (tiles == 0 || tiles > most_tiles) fault("wgmma of %u columns", tiles * 8);
@@ -183,8 +187,8 @@ void simt_wgmma(bool f16, f32x4* c, u32 tiles, u32x4 a, u64 b, bool accumulate)
     mine.product.f16 = f16;
     mine.product.accumulate = accumulate;
     mine.product.tiles = tiles;
-    mine.product.descriptor = b;
-    mine.product.a[0] = a;
+    mine.product.a = a;
+    mine.product.b = b;
     mine.product.c[0] = c;
     if (come(self, mine)) issue(self, *self.warp);
 }

@@ -1,5 +1,5 @@
 // Each wrapper of ptx_sm90a.cuh on recorded inputs (vectors_sm90a.txt), as in vectors.cu: one warpgroup.
-// Launch: grid 1, 128 threads, shared bytes 8192 + 8.
+// Launch: grid 1, 128 threads, shared bytes 16384 + 8.
 #include "ptx_sm90a.cuh"
 
 // Numbered as checks/vectors_sm90a.cpp numbers the names in vectors_sm90a.txt.
@@ -15,7 +15,7 @@ struct WrapperVectorsParams
 
 extern "C" __global__ void __launch_bounds__(128) wrapper_vectors_sm90a(const __grid_constant__ WrapperVectorsParams p)
 {
-    u32 thread = threadIdx.x, base = shared_base(), mbarrier = base + 8192;
+    u32 thread = threadIdx.x, base = shared_base(), mbarrier = base + 16384;
     const u32* in = (const u32*)p.inputs + thread * (u32)p.input_words;
     u32* out = (u32*)p.outputs + thread * (u32)p.output_words;
     if (thread == 0) mbarrier_init(mbarrier, p.wrapper == MBARRIER_ARRIVE ? 128 : 1);
@@ -25,19 +25,23 @@ extern "C" __global__ void __launch_bounds__(128) wrapper_vectors_sm90a(const __
     case WGMMA_BF16:
     case WGMMA_F16: {
         for (u32 i = 0; i < 16; i += 4) store_shared_x4(base + thread * 64 + i * 4, u32x4{in[i], in[i + 1], in[i + 2], in[i + 3]});
+        // a's rows, of 64 bytes in 128: a thread has fragments of mma, rows l / 4 and + 8, elements 2(l % 4), + 1 and + 8, + 9 of two steps.
+        for (u32 i = 0; i < 8; i++) {
+            u32 row = thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8, unit = i / 2;
+            store_shared(base + 8192 + row * 128 + ((unit ^ (row & 7)) << 4) + thread % 4 * 4, in[16 + i]);
+        }
         fence_async_proxy();
         __syncthreads();
-        u32x4 a[2] = {{in[16], in[17], in[18], in[19]}, {in[20], in[21], in[22], in[23]}};
-        u64 b = (u64)1 << 62 | (u64)(1024 >> 4) << 32 | (u64)1 << 16 | (base & 0x3ffff) >> 4;
+        u64 rotated = (u64)1 << 62 | (u64)(1024 >> 4) << 32 | (u64)1 << 16, a = rotated | ((base + 8192) & 0x3ffff) >> 4, b = rotated | (base & 0x3ffff) >> 4;
         f32x4 c[8];
         for (u32 n = 0; n < 8; n++) c[n] = {0, 0, 0, 0};
         wgmma_fence();
         if (p.wrapper == WGMMA_BF16) {
-            wgmma_bf16<false>(c, a[0], b);
-            wgmma_bf16<true>(c, a[1], b + 2);
+            wgmma_bf16<false>(c, a, b);
+            wgmma_bf16<true>(c, a + 2, b + 2);
         } else {
-            wgmma_f16<false>(c, a[0], b);
-            wgmma_f16<true>(c, a[1], b + 2);
+            wgmma_f16<false>(c, a, b);
+            wgmma_f16<true>(c, a + 2, b + 2);
         }
         wgmma_commit();
         wgmma_wait(c);
