@@ -47,6 +47,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) leverage_apply
     for (i32 token = warp * WARP_TOKENS; token < part.count; token += WARPS * WARP_TOKENS)
     {
         u32x4 high[N_TILES / 2][K_TILES], low[N_TILES / 2][K_TILES];
+        prefetch_keys(p.keys, place, part.chunk.start, first + token + WARPS * WARP_TOKENS, end, lane);
         {
             f32x4 x[N_TILES / 2][2 * K_TILES];
             sketch(x, p.keys, place, part.chunk.start, first + token, end, at + PHI_AT, at, lane);
