@@ -109,19 +109,23 @@ __device__ __forceinline__ constexpr i32 step_element(i32 step, i32 quad)
     return PIECE == 8 ? step / 2 * 32 + quad * 8 + step % 2 * 4 : step * 16 + quad * 4;
 }
 
-// Sketch columns 16·tile + lane / 4 and + 8, at the four elements of a step.
-__device__ __forceinline__ u32x4 gather_phi(const u8* phi, i32 step, i32 tile, i32 lane)
+// Sketch columns 16·tile + lane / 4 and + 8, at the four elements of a step: a first operand of mma, or the two second operands of 8 columns each.
+enum class Operand { First, Second };
+template <Operand As> __device__ __forceinline__ u32x4 gather_phi(const u8* phi, i32 step, i32 tile, i32 lane)
 {
     const u8* at = phi + ((tile * 16 + lane / 4) * D + step_element(step, lane % 4)) * 2;
     u32x2 x = *(const u32x2*)at, y = *(const u32x2*)(at + 8 * D * 2);
-    return {x.x, y.x, x.y, y.y};
+    return As == Operand::First ? u32x4{x.x, y.x, x.y, y.y} : u32x4{x.x, x.y, y.x, y.y};
 }
 
-__device__ __forceinline__ void stage_phi(u32 phi_at, const u8* phi, i32 thread)
+template <Operand As> __device__ __forceinline__ void stage_phi(u32 phi_at, const u8* phi, i32 thread)
 {
     for (i32 i = thread; i < STEPS * K_TILES * 32; i += THREADS)
-        store_shared_x4(phi_at + i * 16, gather_phi(phi, i / 32 / K_TILES, i / 32 % K_TILES, i % 32));
+        store_shared_x4(phi_at + i * 16, gather_phi<As>(phi, i / 32 / K_TILES, i / 32 % K_TILES, i % 32));
 }
+
+// The center as sketches take it: with its sign changed.
+__device__ __forceinline__ void stage_center(u32 center_at, i32 d, float center) { store_shared_f32(center_at + d * 4, -center); }
 
 // A point near the mean, from rows spread evenly over a chunk, and a bf16 number: what is left of the mean is removed algebraically after squaring.
 constexpr i32 CENTER_ROWS = 16;
@@ -206,19 +210,22 @@ __device__ __forceinline__ f32x4 rotate_back(const KeyRow& row, i32 d, f32x4 x, 
 }
 
 // Sketches N_TILES tiles of tokens, lane's rows being 8·n + lane / 4 of the warp's; in place of rows beyond the end the last one. For every step,
-// multiply(phi_at, first, second) takes where the step's fragments of Phi begin, and the tiles' fragments, the first to be added first.
+// multiply(phi_at, first, second) takes where the step's fragments of Phi begin, and the tiles' fragments, the first to be added first. Phi and the center are staged in
+// shared memory.
 template <class Multiply>
 __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, u32 phi_at, u32 center_at, i32 lane, Multiply multiply)
 {
     i32 quad = lane % 4;
     KeyRow rows[N_TILES];
+    const u8* lane_bytes[N_TILES];
     Piece pieces[2][N_TILES];
 #pragma unroll
     for (i32 n = 0; n < N_TILES; n++)
     {
         i32 own = token + n * 8 + lane / 4;
         rows[n] = key_row(keys, place, start, own < end ? own : end - 1);
-        pieces[0][n] = load_piece(rows[n].bytes, quad);
+        lane_bytes[n] = rows[n].bytes + quad * (PIECE * ELEMENT_BYTES);
+        pieces[0][n] = load_piece(lane_bytes[n], 0);
     }
 #pragma unroll
     for (i32 piece = 0; piece < PIECES; piece++)
@@ -228,7 +235,7 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
         if (piece + 1 < PIECES)
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)
-                pieces[(piece + 1) % 2][n] = load_piece(rows[n].bytes, (piece + 1) * 4 + quad);
+                pieces[(piece + 1) % 2][n] = load_piece(lane_bytes[n], (piece + 1) * 4);
 #pragma unroll
         for (i32 part = 0; part < PIECE / 4; part++)
         {
@@ -241,7 +248,7 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
                 const Piece& own = pieces[piece % 2][n];
                 if constexpr (EXACT)
                 {
-                    first[n] = {pack_bf16(-center.x, -center.y), pack_bf16(-center.z, -center.w)};
+                    first[n] = {pack_bf16(center.x, center.y), pack_bf16(center.z, center.w)};
                     second[n] = {own.words[part * 2], own.words[part * 2 + 1]};
                 }
                 else
@@ -249,7 +256,7 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
                     f32x4 x = piece_values(own, part);
                     if constexpr (COMPACTOR_ROTARY != 0)
                         x = rotate_back(rows[n], d, x, keys.rotary_dim);
-                    SplitPair left = split_bf16(x.x - center.x, x.y - center.y), right = split_bf16(x.z - center.z, x.w - center.w);
+                    SplitPair left = split_bf16(x.x + center.x, x.y + center.y), right = split_bf16(x.z + center.z, x.w + center.w);
                     first[n] = {left.low, right.low};
                     second[n] = {left.high, right.high};
                 }
@@ -259,7 +266,7 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
     }
 }
 
-// X^T: sketch columns 16·i + lane / 4, + 8 of tokens 8·n + 2·quad, + 1, zeros beyond the end.
+// X^T, with Phi as the first operand: sketch columns 16·i + lane / 4, + 8 of tokens 8·n + 2·quad, + 1, zeros beyond the end.
 __device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], const Keys& keys, const Place& place, i32 start, i32 token, i32 end,
     u32 phi_at, u32 center_at, i32 lane)
 {
@@ -297,7 +304,7 @@ __device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], 
     }
 }
 
-// X: tokens 16·m + lane / 4, + 8 and sketch columns 8·c + 2·quad, + 1; beyond the end the last token.
+// X, with Phi as the second operand: tokens 16·m + lane / 4, + 8 and sketch columns 8·c + 2·quad, + 1; beyond the end the last token.
 __device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], const Keys& keys, const Place& place, i32 start, i32 token, i32 end,
     u32 phi_at, u32 center_at, i32 lane)
 {
@@ -318,8 +325,8 @@ __device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], con
                 {
                     u32x2 even = order == 0 ? first[2 * m] : second[2 * m], odd = order == 0 ? first[2 * m + 1] : second[2 * m + 1];
                     u32x4 rows = {even.x, odd.x, even.y, odd.y};
-                    mma_bf16(x[m][2 * i], rows, {phi.x, phi.z});
-                    mma_bf16(x[m][2 * i + 1], rows, {phi.y, phi.w});
+                    mma_bf16(x[m][2 * i], rows, {phi.x, phi.y});
+                    mma_bf16(x[m][2 * i + 1], rows, {phi.z, phi.w});
                 }
         }
     });

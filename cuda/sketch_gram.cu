@@ -55,10 +55,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_gram(co
     i32 first = part.chunk.token + part.first, end = first + part.count;
     u32 at = shared_base();
 
-    stage_phi(at + PHI_AT, place.phi, thread);
+    stage_phi<Operand::First>(at + PHI_AT, place.phi, thread);
     const float* center = (const float*)p.centers + ((i64)part.segment * heads + head) * D;
     for (i32 d = thread; d < D; d += THREADS)
-        store_shared_f32(at + CENTER_AT + d * 4, center[d]);
+        stage_center(at + CENTER_AT, d, center[d]);
     __syncthreads();
 
     GramBlocks gram = {};

@@ -51,9 +51,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
 
     for (i32 token = warp * WARP_TOKENS; token < count; token += WARPS * WARP_TOKENS)
         prefetch_keys(p.keys, place, chunk.start, first + token, end, lane);
-    stage_phi(at + BODY_AT, place.phi, thread);
+    stage_phi<Operand::First>(at + BODY_AT, place.phi, thread);
     for (i32 d = thread; d < D; d += THREADS)
-        store_shared_f32(at + CENTER_AT + d * 4, center_of(p.keys, place, chunk, d));
+        stage_center(at + CENTER_AT, d, center_of(p.keys, place, chunk, d));
     __syncthreads();
 
     // Up to what a warp solves at once, with zeros beyond the end.
@@ -158,16 +158,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
                 o[n][1] += (y[n].y - top) * (y[n].y - top) + (y[n].w - bottom) * (y[n].w - bottom);
             }
         }
+        // Eight lanes hold rows of each token: lanes give away half of what they hold until each has the sum of one token.
+        constexpr i32 VALUES = 2 * SOLVE_TILES;
+        float sums[VALUES];
 #pragma unroll
-        for (i32 n = 0; n < SOLVE_TILES; n++)
+        for (i32 e = 0; e < VALUES; e++)
+            sums[e] = o[e / 2][e % 2];
 #pragma unroll
-            for (i32 side = 0; side < 2; side++)
-            {
-                for (i32 mask = 4; mask <= 16; mask *= 2)
-                    o[n][side] += __shfl_xor_sync(0xffffffff, o[n][side], mask);
-                i32 own = token + n * 8 + quad * 2 + side;
-                if (lane / 4 == 0 && own < count)
-                    scores[(i64)own * heads] = factored ? o[n][side] : 0;
-            }
+        for (i32 width = VALUES / 2, mask = 16; mask >= 4; mask /= 2, width /= 2)
+#pragma unroll
+            for (i32 e = 0; e < (width > 0 ? width : 1); e++)
+                if (width == 0)
+                    sums[0] += __shfl_xor_sync(0xffffffff, sums[0], mask);
+                else
+                {
+                    bool upper = (lane & mask) != 0;
+                    float away = upper ? sums[e] : sums[e + width];
+                    sums[e] = (upper ? sums[e + width] : sums[e]) + __shfl_xor_sync(0xffffffff, away, mask);
+                }
+        i32 value = lane / 4 / (8 / VALUES), own = token + value / 2 * 8 + quad * 2 + value % 2;
+        if (own < count && lane / 4 % (8 / VALUES) == 0)
+            scores[(i64)own * heads] = factored ? sums[0] : 0;
     }
 }
