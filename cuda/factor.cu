@@ -8,7 +8,7 @@
 // Cost: k²/2 floats read a part, 2·k³/3 flops in double, latency of k steps; one block a (chunk, head). L8, k = 48: 752 partials, 4 MB; about 20 us.
 // The ridge is max(epsilon, 2^-20 of the mean diagonal), times 10 after a bad pivot, at most five times; a failure is reported and gives zero scores.
 //
-// Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, shared = 40·k bytes.
+// Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, shared = InverseFactor's and 8·k bytes.
 #include "chunks.cuh"
 #include "cholesky.cuh"
 #include "split.cuh"

@@ -40,7 +40,7 @@ template <i32 Tokens> __device__ __forceinline__ void store_sketch(u32 x_at, con
 // Adds the columns of a warp's tokens to its K floats at `parts_at`, or starts them. Returns whether they are finite.
 __device__ __forceinline__ bool add_columns(u32 parts_at, const f32x4 (&x)[K_TILES][N_TILES], bool start, i32 lane)
 {
-    bool finite = true;
+    float all = 0;
 #pragma unroll
     for (i32 i = 0; i < K_TILES; i++)
     {
@@ -51,12 +51,12 @@ __device__ __forceinline__ bool add_columns(u32 parts_at, const f32x4 (&x)[K_TIL
             top += x[i][n].x + x[i][n].y;
             bottom += x[i][n].z + x[i][n].w;
         }
+        all += 0 * top + 0 * bottom;   // 0, or no number
         for (i32 mask = 1; mask <= 2; mask *= 2)
         {
             top += __shfl_xor_sync(0xffffffff, top, mask);
             bottom += __shfl_xor_sync(0xffffffff, bottom, mask);
         }
-        finite &= is_finite(top) & is_finite(bottom);
         u32 at = parts_at + (i * 16 + lane / 4) * 4;
         if (lane % 4 == 0)
         {
@@ -64,7 +64,7 @@ __device__ __forceinline__ bool add_columns(u32 parts_at, const f32x4 (&x)[K_TIL
             store_shared_f32(at + 32, start ? bottom : load_shared_f32(at + 32) + bottom);
         }
     }
-    return finite;
+    return all == 0;
 }
 
 struct BlockIndex { i32 row, column; };
@@ -81,8 +81,10 @@ __device__ __forceinline__ void add(f32x4& sum, f32x4 x) { sum = {sum.x + x.x, s
 // Adds 16·token_steps tokens of the tile.
 template <i32 Tokens> __device__ __forceinline__ void add_gram(GramBlocks& gram, u32 x_at, i32 token_steps, i32 warp, i32 lane)
 {
+    // Matrices in the order of a first operand (columns 0 to 7 and 8 to 15 of the sketch, then the next 8 tokens), and of two second ones.
     i32 matrix = lane / 8;
-    u32 lane_at = x_at + matrix_offset<Tokens>(0, matrix & 1, matrix >> 1) + lane % 8 * 16;
+    u32 first_at = x_at + matrix_offset<Tokens>(0, matrix & 1, matrix >> 1) + lane % 8 * 16, second_at = x_at + matrix_offset<Tokens>(0, matrix >> 1, matrix & 1) + lane % 8 * 16;
+    u32 low_part = matrix_offset<Tokens>(1, 0, 0);
 #pragma unroll
     for (i32 slot = 0; slot < BLOCKS_PER_WARP; slot++)
     {
@@ -90,27 +92,19 @@ template <i32 Tokens> __device__ __forceinline__ void add_gram(GramBlocks& gram,
         if (block >= BLOCKS)
             break;
         BlockIndex at = block_index(block);
-        u32 row_at = lane_at + matrix_offset<Tokens>(0, 2 * at.row, 0), column_at = lane_at + matrix_offset<Tokens>(0, 2 * at.column, 0);
+        u32 row_at = first_at + matrix_offset<Tokens>(0, 2 * at.row, 0), column_at = second_at + matrix_offset<Tokens>(0, 2 * at.column, 0);
         for (i32 step = warp / BLOCK_WARPS; step < token_steps; step += TOKEN_WARPS)
         {
             u32 tokens = step * 256;
-            u32x4 high = ldmatrix_x4(row_at + tokens), low = ldmatrix_x4(row_at + tokens + matrix_offset<Tokens>(1, 0, 0));
-            u32x4 b = high, b_low = low;
-            if (at.row != at.column)
-            {
-                b = ldmatrix_x4(column_at + tokens);
-                b_low = ldmatrix_x4(column_at + tokens + matrix_offset<Tokens>(1, 0, 0));
-            }
+            u32x4 high = ldmatrix_x4(row_at + tokens), low = ldmatrix_x4(row_at + tokens + low_part), b = ldmatrix_x4(column_at + tokens), b_low = ldmatrix_x4(column_at + tokens + low_part);
             // Small products first, and a fresh sum every step: the tensor cores cut what they add, float32 additions round.
-            f32x4 left = {0, 0, 0, 0}, right = {0, 0, 0, 0};
-            mma_bf16(left, low, {b_low.x, b_low.z});
-            mma_bf16(right, low, {b_low.y, b_low.w});
-            mma_bf16(left, low, {b.x, b.z});
-            mma_bf16(right, low, {b.y, b.w});
-            mma_bf16(left, high, {b_low.x, b_low.z});
-            mma_bf16(right, high, {b_low.y, b_low.w});
-            mma_bf16(left, high, {b.x, b.z});
-            mma_bf16(right, high, {b.y, b.w});
+            f32x4 left = mma_bf16_product(low, {b_low.x, b_low.y}), right = mma_bf16_product(low, {b_low.z, b_low.w});
+            mma_bf16(left, low, {b.x, b.y});
+            mma_bf16(right, low, {b.z, b.w});
+            mma_bf16(left, high, {b_low.x, b_low.y});
+            mma_bf16(right, high, {b_low.z, b_low.w});
+            mma_bf16(left, high, {b.x, b.y});
+            mma_bf16(right, high, {b.z, b.w});
             add(gram[slot][0], left);
             add(gram[slot][1], right);
         }

@@ -55,10 +55,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_gram(co
     i32 first = part.chunk.token + part.first, end = first + part.count;
     u32 at = shared_base();
 
-    stage_phi(at + PHI_AT, place.phi, thread);
+    stage_phi<Operand::First>(at + PHI_AT, place.phi, thread);
     const float* center = (const float*)p.centers + ((i64)part.segment * heads + head) * D;
     for (i32 d = thread; d < D; d += THREADS)
-        store_shared_f32(at + CENTER_AT + d * 4, center[d]);
+        stage_center(at + CENTER_AT, d, center[d]);
     __syncthreads();
 
     GramBlocks gram = {};
@@ -69,8 +69,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_gram(co
         if (token < part.count)
         {
             sketch_transposed(x, p.keys, place, part.chunk.start, first + token, end, at + PHI_AT, at + CENTER_AT, lane);
-            bool finite = add_columns(at + PARTS_AT + warp * K * 4, x, tile == 0, lane);
-            if (__any_sync(0xffffffff, !finite))
+            prefetch_keys(p.keys, place, part.chunk.start, first + token + TOKENS, end, lane);
+            if (__any_sync(0xffffffff, !add_columns(at + PARTS_AT + warp * K * 4, x, tile == 0, lane)))
                 report_keys(p.keys, place, part.chunk.start, first + token, end, p.status, lane);
         }
         __syncthreads();   // the last tile is used up

@@ -45,7 +45,7 @@ internal static class LeverageLaunch
 
     public static LaunchShape Gram(in SketchedKeys keys, long blocks) => new(checked((int)blocks), PartThreads, TileBytes(keys) + PhiBytes(keys));
 
-    public static LaunchShape Factor(in SketchedKeys keys, long blocks) => new(checked((int)blocks), ChunkThreads, 40 * keys.SketchDim);
+    public static LaunchShape Factor(in SketchedKeys keys, long blocks) => new(checked((int)blocks), ChunkThreads, InverseFactorBytes(keys.SketchDim, sizeof(double)) + 8 * keys.SketchDim);
 
     public static LaunchShape Apply(in SketchedKeys keys, long blocks) => new(checked((int)blocks), PartThreads, 4 * keys.Dim + 4 * keys.SketchDim + PhiBytes(keys));
 
@@ -79,9 +79,16 @@ internal static class LeverageLaunch
 
     private static long ChunkSharedBytes(in SketchedKeys keys, int chunk)
     {
-        int k = keys.SketchDim, warpTokens = WarpTokens(k);
+        int k = keys.SketchDim, blocks = k / 16 * (k / 16 + 1) / 2, warpTokens = WarpTokens(k);
         long tokens = (chunk + warpTokens - 1) / warpTokens * warpTokens;
-        return 4 * k * tokens + 56 * k + Math.Max(PhiBytes(keys) + 4 * keys.Dim, Math.Max(2 * k * (k + 1), 4 * k * (k + 8)));
+        return 4 * k * tokens + 40 * k + new[] { PhiBytes(keys) + 4 * keys.Dim, 2 * k * (k + 1), InverseFactorBytes(k, sizeof(float)), 1536 * blocks }.Max();
+    }
+
+    /// <summary>Shared memory of <c>InverseFactor</c> in cuda/cholesky.cuh: blocks of padded rows, pivots and their inverses, and a word.</summary>
+    private static int InverseFactorBytes(int sketchDim, int realBytes)
+    {
+        int tiles = sketchDim / 16;
+        return (tiles * (tiles + 1) / 2 + tiles - 1) * 16 * (16 * realBytes + (realBytes == sizeof(float) ? 16 : 8)) + 2 * sketchDim * realBytes + 8;
     }
 
     private static int WarpTokens(int sketchDim) => sketchDim <= 64 ? 32 : 16;
