@@ -41,6 +41,7 @@ constexpr i32 SLAB_BYTES = SLAB * ELEMENT_BYTES, UNITS = SLAB_BYTES / 16;
 constexpr bool SWIZZLED = SLAB_BYTES % 128 == 0;
 constexpr i32 ROW = SLAB_BYTES + (SWIZZLED ? 0 : IS_F32 ? 32 : 16);
 constexpr i32 STEP_BYTES = 16 * ELEMENT_BYTES;   // of a row, in one mma
+constexpr i32 ROW_LANES = UNITS % 4 == 0 ? 4 : 2;   // threads that copy a row, 16 bytes each at a time: whole sectors
 
 constexpr i32 QUERIES_AT = COLUMN_WARPS * 64 * ROW, ROWS_AT = QUERIES_AT + GROUPS * M * ROW;
 
@@ -67,14 +68,42 @@ __device__ __forceinline__ u32 along_row(u32 at, i32 bytes)
     return SWIZZLED ? (at ^ (bytes & 127)) + (bytes & ~127) : at + bytes;
 }
 
-// Rows of `SLAB` elements from `from` on, zeros beyond `valid`.
+// Rows of `SLAB` elements from `from` on, zeros beyond `valid`. A thread keeps its place in a row, and its rows are a multiple of 8 apart: few addresses are computed.
 template <i32 Rows, i32 Threads> __device__ __forceinline__ void copy_rows(u32 to, const u8* from, i64 row_bytes, i32 valid, i32 thread)
 {
-    for (i32 i = thread; i < Rows * UNITS; i += Threads)
+    constexpr i32 pass = Threads / ROW_LANES;
+    i32 row = thread / ROW_LANES;
+    from += row * row_bytes + thread % ROW_LANES * 16;
+    to += unit_offset(row, thread % ROW_LANES);
+#pragma unroll
+    for (i32 r = 0; r < Rows; r += pass)
     {
-        i32 row = i / UNITS, unit = i % UNITS;
-        bool real = row < valid;
-        cp_async_16(to + unit_offset(row, unit), from + (real ? row * row_bytes + unit * 16 : 0), real ? 16 : 0);
+        if (Rows % pass == 0 || row + r < Rows)
+#pragma unroll
+            for (i32 unit = 0; unit < UNITS; unit += ROW_LANES)
+                cp_async_16(along_row(to, unit * 16) + r * ROW, from + unit * 16, row + r < valid ? 16 : 0);
+        from += pass * row_bytes;
+    }
+}
+
+// Tells of the rows that hold something not finite, among the bytes that copy_rows made this thread copy.
+template <i32 Rows, i32 Threads, class Tell> __device__ __forceinline__ void look_at_rows(u32 at, i32 thread, Tell tell)
+{
+    constexpr i32 pass = Threads / ROW_LANES;
+    i32 row = thread / ROW_LANES;
+    at += unit_offset(row, thread % ROW_LANES);
+#pragma unroll 1
+    for (i32 r = row; r < Rows; r += pass, at += pass * ROW)
+    {
+        bool found = false;
+#pragma unroll
+        for (i32 unit = 0; unit < UNITS; unit += ROW_LANES)
+        {
+            u32x4 x = load_shared_x4(along_row(at, unit * 16));
+            found |= has_non_finite(x.x) | has_non_finite(x.y) | has_non_finite(x.z) | has_non_finite(x.w);
+        }
+        if (found)
+            tell(r);
     }
 }
 
@@ -182,44 +211,57 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
     const u8* keys = (const u8*)p.keys.address + tensor_offset(p.keys, chunk.sequence, chunk.start, chunk.token, head, ELEMENT_BYTES);
     i64 key_bytes = p.keys.token_stride * ELEMENT_BYTES, query_bytes = p.queries.token_stride * ELEMENT_BYTES;
     u32 keys_at = shared_base(), queries_at = keys_at + QUERIES_AT + group * M * ROW, rows_at = keys_at + ROWS_AT + group * M * COLUMN_WARPS * 4;
-    i32 query_tiles = ceil_div(count, M), tiles = p.group * query_tiles;
 
-    // Steps of this group: all slabs of its tiles, which are every GROUPS-th.
-    i32 steps = (tiles - group + GROUPS - 1) / GROUPS * SLABS;
-    auto query_rows = [&](i32 tile) {
-        return (const u8*)p.queries.address
-            + tensor_offset(p.queries, chunk.sequence, chunk.start, chunk.token + tile % query_tiles * M, head * p.group + tile / query_tiles, ELEMENT_BYTES);
+    // Steps of this group: all slabs of its tiles, which are every GROUPS-th of G·ceil(count / M).
+    i32 height = round_up(count, M), steps = (p.group * (height / M) - group + GROUPS - 1) / GROUPS * SLABS;
+    struct Place { i32 row, head, slab; };   // a tile's first row within the chunk, its query head within the group, and bytes along its rows
+    Place place = group * M < count ? Place{group * M, 0, 0} : Place{0, group, 0};
+    auto after = [&](Place at) -> Place {
+        if (SLABS > 1 && at.slab + SLAB_BYTES < D * ELEMENT_BYTES)
+            return {at.row, at.head, at.slab + SLAB_BYTES};
+        at.row += GROUPS * M;
+#pragma unroll
+        for (i32 i = 0; i < GROUPS; i++)
+            if (at.row >= height)
+            {
+                at.row -= height;
+                at.head++;
+            }
+        return {at.row, at.head, 0};
     };
-    auto load_step = [&](i32 step) {
-        if (step < steps)
-        {
-            i32 tile = group + step / SLABS * GROUPS, slab = step % SLABS * SLAB_BYTES;
-            copy_rows<M, GROUP_THREADS>(queries_at, query_rows(tile) + slab, query_bytes, count - tile % query_tiles * M, group_thread);
-            if constexpr (!RESIDENT)
-                copy_rows<COLUMN_WARPS * 64, GROUP_THREADS>(keys_at, keys + slab, key_bytes, count, group_thread);
-        }
-        cp_async_commit();
+    const u8* queries = (const u8*)p.queries.address + tensor_offset(p.queries, chunk.sequence, chunk.start, chunk.token, head * p.group, ELEMENT_BYTES);
+    i64 head_bytes = p.queries.head_stride * ELEMENT_BYTES;
+    auto load_step = [&](Place at) {
+        copy_rows<M, GROUP_THREADS>(queries_at, queries + at.row * query_bytes + at.head * head_bytes + at.slab, query_bytes, count - at.row, group_thread);
+        if constexpr (!RESIDENT)
+            copy_rows<COLUMN_WARPS * 64, GROUP_THREADS>(keys_at, keys + at.slab, key_bytes, count, group_thread);
     };
 
     if constexpr (RESIDENT)
         copy_rows<COLUMN_WARPS * 64, THREADS>(keys_at, keys, key_bytes, count, thread);
-    load_step(0);
+    if (steps > 0)
+        load_step(place);
+    cp_async_commit();
     cp_async_wait<0>();
-    for (i32 i = thread; i < count * (D * ELEMENT_BYTES / 16); i += THREADS)
-    {
-        i32 row = i / (D * ELEMENT_BYTES / 16), unit = i % (D * ELEMENT_BYTES / 16);
-        // Resident: the bytes this thread has copied itself.
-        u32x4 x = RESIDENT ? load_shared_x4(keys_at + unit_offset(row, unit)) : *(const u32x4*)(keys + row * key_bytes + unit * 16);
-        if (has_non_finite(x))
-            report(p.status, STATUS_NON_FINITE_KEY, chunk.start + chunk.token + row, head);
-    }
+    auto tell = [&](i32 row) { report(p.status, STATUS_NON_FINITE_KEY, chunk.start + chunk.token + row, head); };
+    if constexpr (RESIDENT)
+        look_at_rows<COLUMN_WARPS * 64, THREADS>(keys_at, thread, tell);
+    else
+        for (i32 i = thread; i < count * (D * ELEMENT_BYTES / 16); i += THREADS)
+        {
+            i32 row = i / (D * ELEMENT_BYTES / 16), unit = i % (D * ELEMENT_BYTES / 16);
+            if (has_non_finite(*(const u32x4*)(keys + row * key_bytes + unit * 16)))
+                tell(row);
+        }
     __syncthreads();
 
     float sums[N_TILES][2] = {};
     f32x4 logits[M_TILES][N_TILES];
     for (i32 step = 0; step < steps; step++)
     {
-        if (step % SLABS == 0)
+        Place next = after(place);
+        bool row_is_whole = SLABS == 1 || next.slab == 0;
+        if (SLABS == 1 || place.slab == 0)
 #pragma unroll
             for (i32 i = 0; i < M_TILES; i++)
 #pragma unroll
@@ -227,11 +269,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
                     logits[i][n] = {0, 0, 0, 0};
         multiply(logits, queries_at, keys_at + column_warp * 64 * ROW, lane);
         named_barrier(1 + group, GROUP_THREADS);       // the tile's buffer is free, the last tile's sums are read
-        load_step(step + 1);
-        bool row_is_whole = step % SLABS == SLABS - 1;
+        if (step + 1 < steps)
+            load_step(next);
+        cp_async_commit();
         if (row_is_whole)
         {
             if (columns < 64)
+            {
+                keep_branch();
 #pragma unroll
                 for (i32 n = 0; n < N_TILES; n++)
 #pragma unroll
@@ -242,6 +287,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
                         if (n * 8 + quad * 2 + 1 >= columns)
                             logits[i][n].y = logits[i][n].w = minus_infinity;
                     }
+            }
 #pragma unroll
             for (i32 i = 0; i < M_TILES; i++)
             {
@@ -283,17 +329,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
                     x.w = exp2_approx(fmaf(x.w, p.logit_scale, bottom));
                 }
             }
-            if (columns < 64)
-#pragma unroll
-                for (i32 n = 0; n < N_TILES; n++)
-#pragma unroll
-                    for (i32 i = 0; i < M_TILES; i++)
-                    {
-                        if (n * 8 + quad * 2 >= columns)
-                            logits[i][n].x = logits[i][n].z = 0;
-                        if (n * 8 + quad * 2 + 1 >= columns)
-                            logits[i][n].y = logits[i][n].w = 0;
-                    }
 #pragma unroll
             for (i32 i = 0; i < M_TILES; i++)
             {
@@ -324,16 +359,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
         named_barrier(1 + group, GROUP_THREADS);       // sums are there, and the next tile
         if (row_is_whole)
         {
-            i32 tile = group + step / SLABS * GROUPS, valid = count - tile % query_tiles * M;
+            i32 valid = count - place.row;
             bool bad = false;
 #pragma unroll
             for (i32 i = 0; i < M_TILES; i++)
             {
                 i32 row = i * 16 + lane / 4;
                 float top = meet<false>(rows_at + row * COLUMN_WARPS * 4), bottom = meet<false>(rows_at + (row + 8) * COLUMN_WARPS * 4);
-                bad |= (row < valid && !is_finite(top)) || (row + 8 < valid && !is_finite(bottom));
-                top = row < valid ? 1 / top : 0;
-                bottom = row + 8 < valid ? 1 / bottom : 0;
+                bad |= !is_finite(top + bottom);
+                top = row < valid ? reciprocal_approx(top) : 0;
+                bottom = row + 8 < valid ? reciprocal_approx(bottom) : 0;
 #pragma unroll
                 for (i32 n = 0; n < N_TILES; n++)
                 {
@@ -342,11 +377,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
                 }
             }
             // A query that is not finite spoils its row's sum, whatever the keys: only then is it looked for.
-            if (bad && column_warp == 0)
-                for (i32 row = lane / 4 + quad * 8; row < valid && row < M; row += 32)
-                    if (row_has_non_finite(query_rows(tile) + row * query_bytes))
-                        report(p.status, STATUS_NON_FINITE_QUERY, chunk.start + chunk.token + tile % query_tiles * M + row, head * p.group + tile / query_tiles);
+            if (__any_sync(0xffffffff, bad) && column_warp == 0)
+                for (i32 row = lane; row < valid && row < M; row += 32)
+                    if (row_has_non_finite(queries + (place.row + row) * query_bytes + place.head * head_bytes))
+                        report(p.status, STATUS_NON_FINITE_QUERY, chunk.start + chunk.token + place.row + row, head * p.group + place.head);
         }
+        place = next;
     }
 
     // Columns: over a warp's rows, then over the groups.

@@ -1,4 +1,4 @@
-// Non-causal attention scores on sm_90a: the same as attention_scores.cu, for 16-bit elements, D 64 or 128 and chunks of at most 256 tokens. Not yet run on a GPU.
+// Non-causal attention scores on sm_90a: the same as attention_scores.cu, for 16-bit elements, D 64 or 128 and chunks of at most 256 tokens.
 //     a_j = reduction · sum_{g < G} sum_{i in chunk} softmax_j(scale · q_i,g · k_j)
 // Queries [N, Hq, D], keys [N, Hkv, D], scores f32 [N, Hkv], written for the scored tokens.
 //
@@ -6,19 +6,23 @@
 //
 // Shape. An item is one chunk of one KV head; blocks walk over items. Tiles of 64 queries, G·ceil(count / 64) of them, alternate between two groups of four warps.
 // * A group multiplies its tile with all COLUMNS = 64·ceil(C / 64) keys by wgmma, 64 x 256 x 16 at a time: a warp has whole rows, a row's maximum and sum need its
-//   four lanes alone, and keys are read from shared memory once for 64 rows: 8 KB in the 128 cycles of an instruction, half of what shared memory gives.
-// * Queries are the operand in registers. Each warp brings its own 16 rows by bulk copies, a row each, onto its own mbarrier; once they are in registers the next tile
-//   follows into the same place, and has the products and the exponentials to arrive. Nobody else is asked. Bulk copies keep memory order within a row, which
-//   ldmatrix reads and wgmma's shared memory layouts (rows rotated, or cores of 8 rows x 16 bytes) do not; so no tensor map is needed, and any stride is taken.
-// * Keys must be rotated (128-byte swizzle), 16 bytes at a time: cp.async, one fifth of the bytes at G = 4. They are double-buffered: the next item's travel while
-//   the present one is computed, so that neither loading nor launching a block is ever waited for.
+//   four lanes alone, and shared memory is read once for 64 rows: 8 KB of keys and 2 KB of queries in the 128 cycles of an instruction, which would give 16.
+// * Queries and keys are rotated (128-byte swizzle) by cp.async, 16 bytes at a time, four lanes a row, so that a thread works out two addresses for 8 copies. Two tiles
+//   of queries a group: the next travels from the products' start until the exponentials' end. Operands in shared memory leave 60 registers beside 128 logits and 64
+//   column sums: nothing spills, and all products of a tile are issued at once.
+// * Keys are double-buffered, a part a step, so that memory sees no burst, and neither loading nor launching a block is ever waited for.
 // * Turns. The tensor cores belong to one group at a time (an mbarrier each way): without that, both would multiply at half the rate and then both take exponentials.
-//   Copies and addresses are worked out while the own products run. A producer warp would cost what it saves: nine warps of an SM leave 168 registers each.
-//   Per tile: products 1024 cycles; maxima 250, exponentials 1024 (16 a cycle), column sums 180. One group's 2480 cycles for a tile hold the other's products:
-//   two tiles in 2480 instead of 2048 cycles, and 700 cycles an item for column sums to meet, 3 %. Prediction: 348 us · 2480 / 2048 · 1.03 = 435 us (target 525).
+//   A turn is handed over with 1/8 of the products left. Copies and addresses are worked out while the own products run. A producer warp would cost what it saves:
+//   nine warps of an SM leave 168 registers each.
+// * Two warps a scheduler hide little of each other, so instructions count: 930 a tile and 90 more for its share of an item; 640 are maximum, exponent, exponential, sum
+//   and column of 128 logits. What is rare (columns beyond the chunk, rows that are not finite) is behind branches, and no step divides.
+//   Exponentials, 16 a cycle and SM, are 1024 of a tile's cycles; the maximum of the first of a thread's two rows comes before, 190, and the columns of the second after,
+//   with sums, reciprocal and the turn 230. Products 1024: a group's tile takes 2470 cycles, two tiles 2470 instead of 2048, and the most an SM has of L8 is 512 tiles,
+//   632,000 cycles. Prediction: 365 us at 1.75 GHz, 440 us at the clock that the floor was measured at (target 525).
+// A first version (queries by bulk copies and ldmatrix, 1617 instructions a tile) ran on an H200 (driver 580, NVRTC 13.0) with the tests of attention_scores: 1072 us.
 //
 // Launch: grid min(items, multiprocessors), block 256, where (all integer division)
-//     COLUMNS = 64·ceil(C / 64);  shared = 2·COLUMNS·2·D + 128·(2·D + 16) + 2·8·COLUMNS·4 + 8·14: 182,384 bytes for C 256, D 128
+//     COLUMNS = 64·ceil(C / 64);  shared = 2·COLUMNS·2·D + 4·64·2·D + 2·8·COLUMNS·4 + 8·6 + 8·2·32: 213,552 bytes for C 256, D 128
 // Tensors: addresses and strides are multiples of 16 bytes. Registers: at most 255, 8 warps an SM.
 #include "ptx_sm90a.cuh"
 #include "tensor.cuh"

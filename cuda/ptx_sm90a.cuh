@@ -1,5 +1,5 @@
 // PTX instructions that sm_90a alone has: matrix products of a warpgroup (four warps, the first a multiple of four), bulk copies and the barriers in shared
-// memory that they report to, the fence between the two ways to shared memory. One instruction a wrapper, as in ptx.cuh; not yet run on a GPU.
+// memory that they report to, the fence between the two ways to shared memory. One instruction a wrapper, as in ptx.cuh.
 #pragma once
 #include "ptx.cuh"
 

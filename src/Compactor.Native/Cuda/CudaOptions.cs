@@ -30,8 +30,8 @@ public sealed record CudaOptions
     public IReadOnlyList<string> KernelFolders { get; init; } = [Path.Combine(AppContext.BaseDirectory, "compactor-kernels")];
 
     /// <summary>
-    /// Use the kernels written for compute capability 9.0 alone (<c>sm_90a</c>: <c>wgmma</c>, bulk copies) where there is one; it gives the same scores to rounding. Off by default: they
-    /// compile and pass the tests on the emulator, and have not yet run on a GPU. On other devices, and with an NVRTC older than 12.0, they are not used, and <see cref="Announce"/> is told.
+    /// Use the kernels written for compute capability 9.0 alone (<c>sm_90a</c>: <c>wgmma</c>, mbarriers) where there is one; it gives the same scores to rounding. Off by default: one
+    /// GPU has run them so far, an H200 (driver 580, NVRTC 13.0), where tests agree. On other devices, and with an NVRTC older than 12.0, they are not used, and <see cref="Announce"/> is told.
     /// </summary>
     public bool HopperKernels { get; init; }
 

@@ -46,7 +46,7 @@ public sealed unsafe partial class GpuBackend
                 Group = shape.Group,
                 SkipFirst = device.SkipFirst,
                 SkipLast = device.SkipLast,
-                LogitScale = (float)(options.AttentionScale * Math.Log2(Math.E)),
+                LogitScale = Math.Max((float)(options.AttentionScale * Math.Log2(Math.E)), float.Epsilon),   // above 0: masked logits are -infinity
                 Reduction = options.GroupReduction == GroupReduction.Mean ? 1f / shape.Group : 1,
                 Items = checked(device.AttentionChunks * shape.KvHeads),
             });
