@@ -87,7 +87,7 @@ public:
         f.center = c_.center;
         f.finish = finish;
         f.paged = COMPACTOR_PAGED;
-        LAUNCH(factorise::factor, {(u32)chunks_}, {256}, 40 * K, f);
+        LAUNCH(factorise::factor, {(u32)chunks_}, {256}, factorise::Factor::SharedBytes + 8 * K, f);
     }
 
     Launched apply(const simt::Array<u8>& factors)
