@@ -287,15 +287,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
     u32 items_at = base + ITEMS_AT + warp * 2 * ITEM_BYTES;
 
     if (thread == 0)
-    {
         for (i32 i = 0; i < 2; i++)
         {
             mbarrier_init(base + TURN + i * 8, 2 * GROUP_WARPS);
             mbarrier_init(base + KEYS_READY + i * 8, THREADS);
             mbarrier_init(base + SUMS_READY + i * 8, WARPS);
         }
-        fence_async_proxy();
-    }
     __syncthreads();
 
     find_item(p, blockIdx.x, items_at, lane);
@@ -304,8 +301,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
         copy_keys(p, item, base, 0, KEY_PASSES, thread);
         copy_queries(p, item, first_tile(item.count, group), tile_row, quad, queries_at);
         cp_async_commit();
-        land_keys(p, item, blockIdx.x, base, base + KEYS_READY, thread);   // and these queries
-        __syncwarp();
+        land_keys(p, item, blockIdx.x, base, base + KEYS_READY, thread);   // and these queries: everybody waits for both
         if (lane == 0)
         {
             mbarrier_arrive(base + TURN + group * 8);
