@@ -6,7 +6,7 @@
 //     mean = sum n_i·m_i / n,   squares = sum q_i + n_i·(m_i - mean)²
 // which shifts as two passes over the elements do, without the second. Means and squares depend on their own scope's elements alone.
 //
-// Bytes: a and o are read twice, scores written twice and read once: 28 bytes a pair, in L2 (4 MB each at L8). Flops: 6 in double a pair of either term. 8 heads of 131072
+// Bytes: a is read once (its neighbours from L1), o twice, scores written twice and read once: 24 bytes a pair, in L2 (4 MB each at L8). Flops: 6 in double a pair of either term. 8 heads of 131072
 // tokens: 512 tiles a term, 4096 partials of 24 bytes. Two launches of about 6 us at 1.05 M pairs, of which the loads that all wait for one another's latency (tables, elements,
 // counter, partials) are two thirds.
 //
@@ -186,30 +186,43 @@ __device__ __forceinline__ Statistics statistics_of(const FuseParams& p, const P
     return {high, (float)(mean - high), varies ? (float)(1 / (deviation > p.deviation_floor ? deviation : p.deviation_floor)) : 0, 0};
 }
 
-// Mean of a·||v|| over a window of tokens, zeros outside, divided by the full width. Attention scores are never ragged.
-__device__ __forceinline__ float weighted(const FuseParams& p, i64 pair)
-{
-    float a = ((const float*)p.attention.raw)[pair];
-    return p.value_norms ? a * ((const float*)p.value_norms)[pair] : a;
-}
 struct Tile { float x[THREAD_TOKENS]; };
+// Zeros where there is no token. `first`: whether the first of the thread's tokens is loaded.
+__device__ __forceinline__ Tile load_tile(const float* from, const Strand& s, bool first = true)
+{
+    Tile tile;
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+        tile.x[k] = s.has(k) && (k > 0 || first) ? from[s.at(k)] : 0;
+    return tile;
+}
+// Mean of a·||v|| over a window of tokens, zeros outside, divided by the full width. Attention scores are never ragged.
 __device__ __forceinline__ Tile load_pooled(const FuseParams& p, const Strand& s, const Range& scored)
 {
     i32 half = (i32)p.pool_width / 2, heads = p.segments.pairs.heads;
+    const float *scores = (const float*)p.attention.raw, *norms = (const float*)p.value_norms;
     Tile tile;
-    if (half <= 1)   // three terms, whose sum float32 rounds by 2^-23
+    if (half <= 1)   // up to three terms, whose sum float32 rounds by 2^-23: tokens before, themselves, after; what one load brings to L1 the next ones find there
     {
-        float below[THREAD_TOKENS], above[THREAD_TOKENS], scale = 1 / (float)p.pool_width;
-#pragma unroll
-        for (i32 k = 0; k < THREAD_TOKENS; k++)
+        tile = {};
+#pragma unroll 1
+        for (i32 by = -half; by <= half; by++)
         {
-            tile.x[k] = s.has(k) ? weighted(p, s.at(k)) : 0;
-            below[k] = half == 1 && s.has(k) && s.token(k) > scored.begin ? weighted(p, s.at(k) - heads) : 0;
-            above[k] = half == 1 && s.has(k) && s.token(k) + 1 < scored.end ? weighted(p, s.at(k) + heads) : 0;
+            Strand moved = s;
+            moved.pair += by * heads;
+            moved.end = by > 0 && s.end == scored.end ? scored.end - 1 : s.end;
+            bool first = by >= 0 || s.first > scored.begin;   // later ones have a token before
+            Tile a = load_tile(scores, moved, first), v;
+            if (norms)
+                v = load_tile(norms, moved, first);
+#pragma unroll
+            for (i32 k = 0; k < THREAD_TOKENS; k++)
+                tile.x[k] += norms ? a.x[k] * v.x[k] : a.x[k];
         }
+        float scale = 1 / (float)p.pool_width;
 #pragma unroll
         for (i32 k = 0; k < THREAD_TOKENS; k++)
-            tile.x[k] = (below[k] + tile.x[k] + above[k]) * scale;
+            tile.x[k] *= scale;
         return tile;
     }
     double scale = 1 / (double)p.pool_width;
@@ -218,21 +231,16 @@ __device__ __forceinline__ Tile load_pooled(const FuseParams& p, const Strand& s
     {
         i32 first = s.token(k) - half, last = s.token(k) + half;
         first = first < scored.begin ? scored.begin : first;
-        last = last < scored.end ? last : scored.end - 1;
+        last = s.has(k) ? last < scored.end ? last : scored.end - 1 : first - 1;
         double sum = 0;
-        if (s.has(k))
-            for (i32 t = first; t <= last; t++)
-                sum += weighted(p, s.at(k) + (i64)(t - s.token(k)) * heads);
+#pragma unroll 1
+        for (i32 t = first; t <= last; t++)
+        {
+            i64 pair = s.at(k) + (i64)(t - s.token(k)) * heads;
+            sum += norms ? scores[pair] * norms[pair] : scores[pair];
+        }
         tile.x[k] = (float)(sum * scale);
     }
-    return tile;
-}
-__device__ __forceinline__ Tile load_tile(const float* from, const Strand& s)
-{
-    Tile tile;
-#pragma unroll
-    for (i32 k = 0; k < THREAD_TOKENS; k++)
-        tile.x[k] = s.has(k) ? from[s.at(k)] : 0;
     return tile;
 }
 
