@@ -9,6 +9,8 @@ public sealed unsafe partial class GpuBackend
 
     private DevicePlan MakePlan(LayerPlan plan)
     {
+        if (plan.Shape.KvHeads > PairSegments.Threads)
+            throw CompactorException.Unsupported($"Layer {plan.Shape.Layer} has {plan.Shape.KvHeads} KV heads; the cuda backend fuses and selects the scores of up to {PairSegments.Threads}. Use the cpu backend.");
         var (device, shape, options) = (new DevicePlan(this, plan), plan.Shape, plan.Options);
         if (!LeverageLaunch.Fits(new(shape.HeadDim, shape.ElementType, options.SketchDimension, 0, 0), options.LeverageChunk, _driver.Limits))
             _workspace.Reserve(device.LeverageWorkspace(options.SketchDimension));
