@@ -14,7 +14,7 @@
 // X to 2^-17 relative, everything after from that X to float32; the ridge is at least 2^-20 of the mean diagonal.
 //
 // Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, with T = C rounded up to (k <= 64 ? 32 : 16),
-//     shared = 4·k·T + 40·k + max(2·D·k + 4·D, 2·k·(k + 1), InverseFactor's, 1536·(blocks of 16 x 16 of the triangle)).
+//     shared = 4·k·T + 40·k + max(2·D·k + 4·D, InverseFactor's, 1536·blocks), of which k / 16·(k / 16 + 1) / 2 are on or below the diagonal.
 // L8: 98,304 + 14,720 bytes, two blocks an SM on sm_90, one on sm_80. Where it does not fit: sketch_gram, factor, leverage_apply.
 // Dense keys: address and strides are multiples of 16 bytes. Registers: at most 128.
 constexpr int WARPS = 8;
@@ -80,11 +80,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
         float mean = load_shared_f32(at + SUMS_AT + (a * 16 + r) * 4) * inverse_count;
 #pragma unroll
         for (i32 b = 0; b <= a; b++)
-        {
-            i32 row = a * 16 + r, column = b * 16 + c;
-            w[Factor::index(a, b)] = column > row ? 0
-                : load_shared_f32(at + BODY_AT + (triangle_row(row) + column) * 4) - mean * load_shared_f32(at + SUMS_AT + column * 4);
-        }
+            w[Factor::index(a, b)] = load_shared_f32(at + BODY_AT + (block_of(a, b) * 256 + thread) * 4) - mean * load_shared_f32(at + SUMS_AT + (b * 16 + c) * 4);
     }
     bool factored = Factor::invert(w, (float)p.epsilon, at + BODY_AT, thread);
     __syncthreads();
@@ -104,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
             if (c % 2 == 0)
 #pragma unroll
                 for (i32 part = 0; part < 3; part++)
-                    store_shared(at + BODY_AT + ((triangle_row(a) + b) * 3 + part) * 512 + (r % 8 * 4 + c % 8 / 2) * 16 + (r / 8 + c / 8 * 2) * 4, split.parts[part]);
+                    store_shared(at + BODY_AT + (block_of(a, b) * 3 + part) * 512 + (r % 8 * 4 + c % 8 / 2) * 16 + (r / 8 + c / 8 * 2) * 4, split.parts[part]);
             solved = fmaf(x, load_shared_f32(at + SUMS_AT + column * 4) * inverse_count, solved);
         }
         for (i32 mask = 8; mask > 0; mask /= 2)
@@ -130,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
                 u32x4 l[3];
 #pragma unroll
                 for (i32 part = 0; part < 3; part++)
-                    l[part] = load_shared_x4(factor_at + ((triangle_row(i) + step) * 3 + part) * 512);
+                    l[part] = load_shared_x4(factor_at + (block_of(i, step) * 3 + part) * 512);
 #pragma unroll
                 for (i32 n = 0; n < SOLVE_TILES; n += 2)
                 {
