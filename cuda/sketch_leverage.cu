@@ -21,7 +21,6 @@ constexpr int WARPS = 8;
 #include "gram.cuh"
 #include "cholesky.cuh"
 
-constexpr i32 MIN_BLOCKS = K <= 48 && D <= 128 && !IS_F32 && COMPACTOR_ROTARY == 0 && !COMPACTOR_PAGED ? 2 : 1;   // of 128 registers a thread, or 255
 constexpr i32 CHUNK = COMPACTOR_CHUNK, SOLVE_TILES = K <= 64 ? 4 : 2, SOLVE_TOKENS = 8 * SOLVE_TILES, TOKENS = round_up(CHUNK, SOLVE_TOKENS);
 
 using Factor = InverseFactor<float, K>;
@@ -30,6 +29,16 @@ using Factor = InverseFactor<float, K>;
 // mma, [block][part][lane] of 16 bytes.
 constexpr i32 SUMS_AT = K * TOKENS * 4, SOLVED_MEAN_AT = SUMS_AT + K * 4, PARTS_AT = SOLVED_MEAN_AT + K * 4;
 constexpr i32 BODY_AT = PARTS_AT + COLUMN_PARTS_BYTES, CENTER_AT = BODY_AT + PHI_BYTES;
+
+// Two blocks of 128 registers a thread where an SM has the shared memory, else one of 255.
+constexpr i32 larger(i32 a, i32 b) { return a > b ? a : b; }
+constexpr i32 SHARED = BODY_AT + larger(larger(PHI_BYTES + CENTER_BYTES, Factor::SharedBytes), BLOCKS * 1536);
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+constexpr i32 SM_SHARED = 228 * 1024;
+#else
+constexpr i32 SM_SHARED = (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870 ? 164 : 100) * 1024;
+#endif
+constexpr i32 MIN_BLOCKS = 2 * (SHARED + 1024) <= SM_SHARED && K <= 48 && D <= 128 && !IS_F32 && COMPACTOR_ROTARY == 0 && !COMPACTOR_PAGED ? 2 : 1;
 
 struct SketchLeverageParams
 {
@@ -56,11 +65,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
         stage_center(at + CENTER_AT, d, center_of(p.keys, place, chunk, d));
     __syncthreads();
 
+    LaneKeys lane_keys = begin_keys(p.keys, place, chunk.start, first + warp * WARP_TOKENS, end, lane);
     // Up to what a warp solves at once, with zeros beyond the end.
     for (i32 token = warp * WARP_TOKENS; token < round_up(count, SOLVE_TOKENS); token += WARPS * WARP_TOKENS)
     {
         f32x4 x[K_TILES][N_TILES];
-        sketch_transposed(x, p.keys, place, chunk.start, first + token, end, at + BODY_AT, at + CENTER_AT, lane);
+        sketch_transposed(x, p.keys, lane_keys, first + token, end, at + BODY_AT, at + CENTER_AT, lane);
+        lane_keys = begin_keys(p.keys, place, chunk.start, first + token + WARPS * WARP_TOKENS, end, lane);
         if (__any_sync(0xffffffff, !add_columns(at + PARTS_AT + warp * K * 4, x, token == warp * WARP_TOKENS, lane)))
             report_keys(p.keys, place, chunk.start, first + token, end, p.status, lane);
         store_sketch<TOKENS>(at, x, token / 8, lane);
