@@ -2,7 +2,7 @@
 //
 // The lower triangle lies in shared memory by blocks; thread (r, c) of a 16 x 16 arrangement works on element (r, c) of each. With G = U·D·U^T, U unit lower
 // triangular, step t
-// * factorises the diagonal block, G_tt = U_tt·D_t·U_tt^T, and inverts V = U_tt^-1: one warp, 16 steps, nobody else is asked;
+// * factorises the diagonal block, G_tt = U_tt·D_t·U_tt^T, and inverts V = U_tt^-1: one warp, two or four columns at a time, which each lane eliminates for itself;
 // * P_a = G_at·V^T and F_a = P_a·D_t^-1 = U_at below it, V·W_tb left of it, where rows of W = U^-1 take the place of eliminated columns;
 // * G_ab -= F_a·P_b^T right of column t, W_ab -= F_a·W_tb left of it, W_at = -F_a·V.
 // Products of blocks are 16 multiply-adds a thread. 5 barriers a step, 15 for K = 48, where one a column would be 48. L^-1 = D^(-1/2)·U^-1.
@@ -37,13 +37,36 @@ __device__ __forceinline__ void load_row(double (&x)[16], u32 at)
     for (i32 i = 0; i < 16; i++)
         x[i] = load_shared_f64(at + i * 8);
 }
+// 8 neighbours.
+__device__ __forceinline__ void load_eight(float (&x)[8], u32 at)
+{
+    f32x4 first = load_shared_f32x4(at), second = load_shared_f32x4(at + 16);
+    x[0] = first.x, x[1] = first.y, x[2] = first.z, x[3] = first.w, x[4] = second.x, x[5] = second.y, x[6] = second.z, x[7] = second.w;
+}
+__device__ __forceinline__ void load_eight(double (&x)[8], u32 at)
+{
+#pragma unroll
+    for (i32 i = 0; i < 8; i++)
+        x[i] = load_shared_f64(at + i * 8);
+}
+__device__ __forceinline__ void store_eight(u32 at, const float (&x)[8])
+{
+    store_shared_f32x4(at, {x[0], x[1], x[2], x[3]});
+    store_shared_f32x4(at + 16, {x[4], x[5], x[6], x[7]});
+}
+__device__ __forceinline__ void store_eight(u32 at, const double (&x)[8])
+{
+#pragma unroll
+    for (i32 i = 0; i < 8; i++)
+        store_shared_f64(at + i * 8, x[i]);
+}
 __device__ __forceinline__ float multiply_add(float x, float y, float z) { return fmaf(x, y, z); }
 __device__ __forceinline__ double multiply_add(double x, double y, double z) { return fma(x, y, z); }
 
 template <class Real, i32 Size> struct InverseFactor
 {
     static constexpr i32 Tiles = Size / 16;
-    static constexpr i32 Elements = Tiles * (Tiles + 1) / 2;
+    static constexpr i32 Elements = Tiles * (Tiles + 1) / 2, PANEL = sizeof(Real) == 4 ? 2 : 4;   // so that two blocks an SM keep their registers
     // Rows of 16, padded so that equal columns of them lie in different banks.
     static constexpr i32 Bytes = (i32)sizeof(Real), Row = 16 * Bytes + (Bytes == 4 ? 16 : 8), Block = 16 * Row;
     // The blocks of the triangle, F_a of every block row but the first, pivots and their inverses, whether they are good.
@@ -138,34 +161,61 @@ private:
         __syncwarp();
         bool good = true;
 #pragma unroll
-        for (i32 j = 0; j < 16; j++)
+        for (i32 panel = 0; panel < 16; panel += PANEL)
         {
-            // Row j is whole, and symmetric right of column j.
-            u32 row_at = block_at + j * Row;
-            if (row == j)
-#pragma unroll
-                for (i32 i = 0; i < 8; i++)
-                    store_shared_real(own_at + i * Bytes, x[i]);
+            // The panel's rows are whole, and symmetric right of what is eliminated.
+            if (row / PANEL == panel / PANEL)
+                store_eight(own_at, x);
             __syncwarp();
-            Real pivot = load_shared_real(row_at + j * Bytes, Real()), inverse = 1 / pivot;
-            Real factor = row > j ? load_shared_real(row_at + row * Bytes, Real()) * inverse : 0;
-            good &= is_pivot(pivot);
-            if (row == j && half == 0)
+            Real rows[PANEL][8], corner[PANEL][PANEL], below[PANEL];
+#pragma unroll
+            for (i32 a = 0; a < PANEL; a++)
             {
-                store_shared_real(pivots_at + j * Bytes, pivot);
-                store_shared_real(pivots_at + (Size + j) * Bytes, inverse);
+                u32 row_at = block_at + (panel + a) * Row;
+                load_eight(rows[a], row_at + half * Bytes);
+#pragma unroll
+                for (i32 b = 0; b < PANEL; b++)
+                    corner[a][b] = load_shared_real(row_at + (panel + b) * Bytes, Real());
+                below[a] = load_shared_real(row_at + row * Bytes, Real());
             }
 #pragma unroll
-            for (i32 i = 0; i < 8; i++)
+            for (i32 j = 0; j < PANEL; j++)
             {
-                Real above = load_shared_real(row_at + (half + i) * Bytes, Real());
-                x[i] = i == j % 8 && half == j / 8 * 8 && row > j ? -factor : x[i] - factor * above;
+                i32 column = panel + j;
+                bool holds = half == column / 8 * 8;   // this lane holds the column
+                Real pivot = corner[j][j], inverse = 1 / pivot;
+                good &= is_pivot(pivot);
+                if (lane == 0)
+                {
+                    store_shared_real(pivots_at + column * Bytes, pivot);
+                    store_shared_real(pivots_at + (Size + column) * Bytes, inverse);
+                }
+                // Every lane eliminates the panel's other rows for itself, then its own row.
+#pragma unroll
+                for (i32 a = j + 1; a < PANEL; a++)
+                {
+                    Real factor = corner[a][j] * inverse;
+#pragma unroll
+                    for (i32 b = j + 1; b < PANEL; b++)
+                        corner[a][b] -= factor * corner[j][b];
+#pragma unroll
+                    for (i32 i = 0; i < 8; i++)
+                        rows[a][i] = i == column % 8 && holds ? -factor : rows[a][i] - factor * rows[j][i];
+                }
+                Real factor = row > column ? below[j] * inverse : 0;
+#pragma unroll
+                for (i32 b = j + 1; b < PANEL; b++)
+                    below[b] -= factor * corner[j][b];
+#pragma unroll
+                for (i32 i = 0; i < 8; i++)
+                    x[i] = i == column % 8 && holds && row > column ? -factor : x[i] - factor * rows[j][i];
             }
         }
         __syncwarp();
 #pragma unroll
         for (i32 i = 0; i < 8; i++)
-            store_shared_real(own_at + i * Bytes, row > half + i ? x[i] : row == half + i ? 1 : 0);
+            x[i] = row > half + i ? x[i] : row == half + i ? 1 : 0;
+        store_eight(own_at, x);
         return good;
     }
 

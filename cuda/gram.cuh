@@ -11,8 +11,9 @@ constexpr i32 BLOCKS = K_TILES * (K_TILES + 1) / 2;
 constexpr i32 BLOCK_WARPS = BLOCKS <= 4 ? 1 : BLOCKS <= 8 ? 2 : BLOCKS <= 16 ? 4 : WARPS, TOKEN_WARPS = WARPS / BLOCK_WARPS;
 constexpr i32 BLOCKS_PER_WARP = ceil_div(BLOCKS, BLOCK_WARPS);
 
-constexpr i32 TRIANGLE = K * (K + 1) / 2;   // packed by rows: element (r, c), c <= r, is at r·(r + 1) / 2 + c
-__device__ __forceinline__ constexpr i32 triangle_row(i32 r) { return r * (r + 1) / 2; }
+// Blocks are numbered by rows: (a, b), b <= a, is a·(a + 1) / 2 + b. Floats of all, each 16 x 16.
+__device__ __forceinline__ constexpr i32 block_of(i32 a, i32 b) { return a * (a + 1) / 2 + b; }
+constexpr i32 GRAM = BLOCKS * 256;
 
 using GramBlocks = f32x4[BLOCKS_PER_WARP][2];
 
@@ -71,9 +72,9 @@ struct BlockIndex { i32 row, column; };
 __device__ __forceinline__ BlockIndex block_index(i32 block)
 {
     i32 row = 0;
-    while (triangle_row(row + 1) <= block)
+    while (block_of(row + 1, 0) <= block)
         row++;
-    return {row, block - triangle_row(row)};
+    return {row, block - block_of(row, 0)};
 }
 
 __device__ __forceinline__ void add(f32x4& sum, f32x4 x) { sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w}; }
@@ -111,11 +112,12 @@ template <i32 Tokens> __device__ __forceinline__ void add_gram(GramBlocks& gram,
     }
 }
 
-// Sums the warps' blocks into a packed triangle, and the columns of the first `warps` of them into K floats, in warp order; ends with a barrier. Shared memory:
-// TRIANGLE floats at gram_at and K floats at sums_at, neither in use; the warps' columns at parts_at.
+// Sums the warps' blocks, and the columns of the first `warps` of them into K floats, in warp order; ends with a barrier. Shared memory: GRAM floats at gram_at
+// and K floats at sums_at, neither in use; the warps' columns at parts_at.
 __device__ __forceinline__ void meet_gram(u32 gram_at, u32 sums_at, u32 parts_at, const GramBlocks& gram, i32 warps, i32 thread)
 {
     i32 warp = thread / 32, lane = thread % 32, quad = lane % 4;
+    u32 lane_at = gram_at + (lane / 4 * 16 + quad * 2) * 4;
     for (i32 turn = 0; turn < TOKEN_WARPS; turn++)
     {
         if (warp / BLOCK_WARPS == turn)
@@ -125,21 +127,24 @@ __device__ __forceinline__ void meet_gram(u32 gram_at, u32 sums_at, u32 parts_at
                 i32 block = warp % BLOCK_WARPS + slot * BLOCK_WARPS;
                 if (block >= BLOCKS)
                     break;
-                BlockIndex index = block_index(block);
+                // All are read before any is written.
+                u32x2 before[2][2] = {};
+                if (turn > 0)
+#pragma unroll
+                    for (i32 n = 0; n < 2; n++)
+#pragma unroll
+                        for (i32 half = 0; half < 2; half++)
+                            before[n][half] = load_shared_x2(lane_at + block * 1024 + half * 512 + n * 32);
 #pragma unroll
                 for (i32 n = 0; n < 2; n++)
-                {
-                    i32 r = index.row * 16 + lane / 4, c = index.column * 16 + n * 8 + quad * 2;
-                    auto add = [&](i32 r, i32 c, float x) {
-                        u32 at = gram_at + (triangle_row(r) + c) * 4;
-                        if (c <= r)
-                            store_shared_f32(at, turn == 0 ? x : load_shared_f32(at) + x);
-                    };
-                    add(r, c, gram[slot][n].x);
-                    add(r, c + 1, gram[slot][n].y);
-                    add(r + 8, c, gram[slot][n].z);
-                    add(r + 8, c + 1, gram[slot][n].w);
-                }
+#pragma unroll
+                    for (i32 half = 0; half < 2; half++)
+                    {
+                        float left = half == 0 ? gram[slot][n].x : gram[slot][n].z, right = half == 0 ? gram[slot][n].y : gram[slot][n].w;
+                        u32x2 old = before[n][half];
+                        store_shared_x2(lane_at + block * 1024 + half * 512 + n * 32,
+                            {__float_as_uint(__uint_as_float(old.x) + left), __float_as_uint(__uint_as_float(old.y) + right)});
+                    }
             }
         __syncthreads();
     }

@@ -44,13 +44,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) leverage_apply
     __syncthreads();
 
     float* scores = (float*)p.scores + (i64)(part.chunk.start + first) * heads + head;
+    LaneKeys lane_keys = begin_keys(p.keys, place, part.chunk.start, first + warp * WARP_TOKENS, end, lane);
     for (i32 token = warp * WARP_TOKENS; token < part.count; token += WARPS * WARP_TOKENS)
     {
         u32x4 high[N_TILES / 2][K_TILES], low[N_TILES / 2][K_TILES];
-        prefetch_keys(p.keys, place, part.chunk.start, first + token + WARPS * WARP_TOKENS, end, lane);
+        prefetch_keys(p.keys, place, part.chunk.start, first + token + 2 * WARPS * WARP_TOKENS, end, lane);
         {
             f32x4 x[N_TILES / 2][2 * K_TILES];
-            sketch(x, p.keys, place, part.chunk.start, first + token, end, at + PHI_AT, at, lane);
+            sketch(x, p.keys, lane_keys, at + PHI_AT, at, lane);
+            lane_keys = begin_keys(p.keys, place, part.chunk.start, first + token + WARPS * WARP_TOKENS, end, lane);
 #pragma unroll
             for (i32 m = 0; m < N_TILES / 2; m++)
 #pragma unroll

@@ -209,24 +209,39 @@ __device__ __forceinline__ f32x4 rotate_back(const KeyRow& row, i32 d, f32x4 x, 
     }
 }
 
-// Sketches N_TILES tiles of tokens, lane's rows being 8·n + lane / 4 of the warp's; in place of rows beyond the end the last one. For every step,
-// multiply(phi_at, first, second) takes where the step's fragments of Phi begin, and the tiles' fragments, the first to be added first. Phi and the center are staged in
-// shared memory.
-template <class Multiply>
-__device__ __forceinline__ void for_each_step(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, u32 phi_at, u32 center_at, i32 lane, Multiply multiply)
+// A lane's rows among a warp's tokens, 8·n + lane / 4, and the first piece of each on its way; in place of rows beyond the end the last one.
+struct LaneKeys
 {
-    i32 quad = lane % 4;
     KeyRow rows[N_TILES];
-    const u8* lane_bytes[N_TILES];
-    Piece pieces[2][N_TILES];
+    const u8* bytes[N_TILES];   // the lane's first piece
+    Piece first[N_TILES];
+};
+
+__device__ __forceinline__ LaneKeys begin_keys(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, i32 lane)
+{
+    LaneKeys lane_keys;
 #pragma unroll
     for (i32 n = 0; n < N_TILES; n++)
     {
         i32 own = token + n * 8 + lane / 4;
-        rows[n] = key_row(keys, place, start, own < end ? own : end - 1);
-        lane_bytes[n] = rows[n].bytes + quad * (PIECE * ELEMENT_BYTES);
-        pieces[0][n] = load_piece(lane_bytes[n], 0);
+        lane_keys.rows[n] = key_row(keys, place, start, own < end ? own : end - 1);
+        lane_keys.bytes[n] = lane_keys.rows[n].bytes + lane % 4 * (PIECE * ELEMENT_BYTES);
+        lane_keys.first[n] = load_piece(lane_keys.bytes[n], 0);
     }
+    return lane_keys;
+}
+
+// Sketches N_TILES tiles of tokens. For every step,
+// multiply(phi_at, first, second) takes where the step's fragments of Phi begin, and the tiles' fragments, the first to be added first. Phi and the center are staged in
+// shared memory.
+template <class Multiply>
+__device__ __forceinline__ void for_each_step(const Keys& keys, const LaneKeys& lane_keys, u32 phi_at, u32 center_at, i32 lane, Multiply multiply)
+{
+    i32 quad = lane % 4;
+    Piece pieces[2][N_TILES];
+#pragma unroll
+    for (i32 n = 0; n < N_TILES; n++)
+        pieces[0][n] = lane_keys.first[n];
 #pragma unroll
     for (i32 piece = 0; piece < PIECES; piece++)
     {
@@ -235,7 +250,7 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
         if (piece + 1 < PIECES)
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)
-                pieces[(piece + 1) % 2][n] = load_piece(lane_bytes[n], (piece + 1) * 4);
+                pieces[(piece + 1) % 2][n] = load_piece(lane_keys.bytes[n], (piece + 1) * 4);
 #pragma unroll
         for (i32 part = 0; part < PIECE / 4; part++)
         {
@@ -255,7 +270,7 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
                 {
                     f32x4 x = piece_values(own, part);
                     if constexpr (COMPACTOR_ROTARY != 0)
-                        x = rotate_back(rows[n], d, x, keys.rotary_dim);
+                        x = rotate_back(lane_keys.rows[n], d, x, keys.rotary_dim);
                     SplitPair left = split_bf16(x.x + center.x, x.y + center.y), right = split_bf16(x.z + center.z, x.w + center.w);
                     first[n] = {left.low, right.low};
                     second[n] = {left.high, right.high};
@@ -267,7 +282,7 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
 }
 
 // X^T, with Phi as the first operand: sketch columns 16·i + lane / 4, + 8 of tokens 8·n + 2·quad, + 1, zeros beyond the end.
-__device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], const Keys& keys, const Place& place, i32 start, i32 token, i32 end,
+__device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], const Keys& keys, const LaneKeys& lane_keys, i32 token, i32 end,
     u32 phi_at, u32 center_at, i32 lane)
 {
 #pragma unroll
@@ -275,7 +290,7 @@ __device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], 
 #pragma unroll
         for (i32 n = 0; n < N_TILES; n++)
             x[i][n] = {0, 0, 0, 0};
-    for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](u32 phi_at, const u32x2(&first)[N_TILES], const u32x2(&second)[N_TILES]) {
+    for_each_step(keys, lane_keys, phi_at, center_at, lane, [&](u32 phi_at, const u32x2(&first)[N_TILES], const u32x2(&second)[N_TILES]) {
 #pragma unroll
         for (i32 i = 0; i < K_TILES; i++)
         {
@@ -305,15 +320,14 @@ __device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], 
 }
 
 // X, with Phi as the second operand: tokens 16·m + lane / 4, + 8 and sketch columns 8·c + 2·quad, + 1; beyond the end the last token.
-__device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], const Keys& keys, const Place& place, i32 start, i32 token, i32 end,
-    u32 phi_at, u32 center_at, i32 lane)
+__device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], const Keys& keys, const LaneKeys& lane_keys, u32 phi_at, u32 center_at, i32 lane)
 {
 #pragma unroll
     for (i32 m = 0; m < N_TILES / 2; m++)
 #pragma unroll
         for (i32 c = 0; c < 2 * K_TILES; c++)
             x[m][c] = {0, 0, 0, 0};
-    for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](u32 phi_at, const u32x2(&first)[N_TILES], const u32x2(&second)[N_TILES]) {
+    for_each_step(keys, lane_keys, phi_at, center_at, lane, [&](u32 phi_at, const u32x2(&first)[N_TILES], const u32x2(&second)[N_TILES]) {
 #pragma unroll
         for (i32 i = 0; i < K_TILES; i++)
         {

@@ -14,14 +14,13 @@
 // X to 2^-17 relative, everything after from that X to float32; the ridge is at least 2^-20 of the mean diagonal.
 //
 // Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, with T = C rounded up to (k <= 64 ? 32 : 16),
-//     shared = 4·k·T + 40·k + max(2·D·k + 4·D, 2·k·(k + 1), InverseFactor's, 1536·(blocks of 16 x 16 of the triangle)).
+//     shared = 4·k·T + 40·k + max(2·D·k + 4·D, InverseFactor's, 1536·blocks), of which k / 16·(k / 16 + 1) / 2 are on or below the diagonal.
 // L8: 98,304 + 14,720 bytes, two blocks an SM on sm_90, one on sm_80. Where it does not fit: sketch_gram, factor, leverage_apply.
 // Dense keys: address and strides are multiples of 16 bytes. Registers: at most 128.
 constexpr int WARPS = 8;
 #include "gram.cuh"
 #include "cholesky.cuh"
 
-constexpr i32 MIN_BLOCKS = K <= 48 && D <= 128 && !IS_F32 && COMPACTOR_ROTARY == 0 && !COMPACTOR_PAGED ? 2 : 1;   // of 128 registers a thread, or 255
 constexpr i32 CHUNK = COMPACTOR_CHUNK, SOLVE_TILES = K <= 64 ? 4 : 2, SOLVE_TOKENS = 8 * SOLVE_TILES, TOKENS = round_up(CHUNK, SOLVE_TOKENS);
 
 using Factor = InverseFactor<float, K>;
@@ -30,6 +29,16 @@ using Factor = InverseFactor<float, K>;
 // mma, [block][part][lane] of 16 bytes.
 constexpr i32 SUMS_AT = K * TOKENS * 4, SOLVED_MEAN_AT = SUMS_AT + K * 4, PARTS_AT = SOLVED_MEAN_AT + K * 4;
 constexpr i32 BODY_AT = PARTS_AT + COLUMN_PARTS_BYTES, CENTER_AT = BODY_AT + PHI_BYTES;
+
+// Two blocks of 128 registers a thread where an SM has the shared memory, else one of 255.
+constexpr i32 larger(i32 a, i32 b) { return a > b ? a : b; }
+constexpr i32 SHARED = BODY_AT + larger(larger(PHI_BYTES + CENTER_BYTES, Factor::SharedBytes), BLOCKS * 1536);
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+constexpr i32 SM_SHARED = 228 * 1024;
+#else
+constexpr i32 SM_SHARED = (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870 ? 164 : 100) * 1024;
+#endif
+constexpr i32 MIN_BLOCKS = 2 * (SHARED + 1024) <= SM_SHARED && K <= 48 && D <= 128 && !IS_F32 && COMPACTOR_ROTARY == 0 && !COMPACTOR_PAGED ? 2 : 1;
 
 struct SketchLeverageParams
 {
@@ -56,11 +65,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
         stage_center(at + CENTER_AT, d, center_of(p.keys, place, chunk, d));
     __syncthreads();
 
+    LaneKeys lane_keys = begin_keys(p.keys, place, chunk.start, first + warp * WARP_TOKENS, end, lane);
     // Up to what a warp solves at once, with zeros beyond the end.
     for (i32 token = warp * WARP_TOKENS; token < round_up(count, SOLVE_TOKENS); token += WARPS * WARP_TOKENS)
     {
         f32x4 x[K_TILES][N_TILES];
-        sketch_transposed(x, p.keys, place, chunk.start, first + token, end, at + BODY_AT, at + CENTER_AT, lane);
+        sketch_transposed(x, p.keys, lane_keys, first + token, end, at + BODY_AT, at + CENTER_AT, lane);
+        lane_keys = begin_keys(p.keys, place, chunk.start, first + token + WARPS * WARP_TOKENS, end, lane);
         if (__any_sync(0xffffffff, !add_columns(at + PARTS_AT + warp * K * 4, x, token == warp * WARP_TOKENS, lane)))
             report_keys(p.keys, place, chunk.start, first + token, end, p.status, lane);
         store_sketch<TOKENS>(at, x, token / 8, lane);
@@ -80,11 +91,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
         float mean = load_shared_f32(at + SUMS_AT + (a * 16 + r) * 4) * inverse_count;
 #pragma unroll
         for (i32 b = 0; b <= a; b++)
-        {
-            i32 row = a * 16 + r, column = b * 16 + c;
-            w[Factor::index(a, b)] = column > row ? 0
-                : load_shared_f32(at + BODY_AT + (triangle_row(row) + column) * 4) - mean * load_shared_f32(at + SUMS_AT + column * 4);
-        }
+            w[Factor::index(a, b)] = load_shared_f32(at + BODY_AT + (block_of(a, b) * 256 + thread) * 4) - mean * load_shared_f32(at + SUMS_AT + (b * 16 + c) * 4);
     }
     bool factored = Factor::invert(w, (float)p.epsilon, at + BODY_AT, thread);
     __syncthreads();
@@ -104,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
             if (c % 2 == 0)
 #pragma unroll
                 for (i32 part = 0; part < 3; part++)
-                    store_shared(at + BODY_AT + ((triangle_row(a) + b) * 3 + part) * 512 + (r % 8 * 4 + c % 8 / 2) * 16 + (r / 8 + c / 8 * 2) * 4, split.parts[part]);
+                    store_shared(at + BODY_AT + (block_of(a, b) * 3 + part) * 512 + (r % 8 * 4 + c % 8 / 2) * 16 + (r / 8 + c / 8 * 2) * 4, split.parts[part]);
             solved = fmaf(x, load_shared_f32(at + SUMS_AT + column * 4) * inverse_count, solved);
         }
         for (i32 mask = 8; mask > 0; mask /= 2)
@@ -130,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
                 u32x4 l[3];
 #pragma unroll
                 for (i32 part = 0; part < 3; part++)
-                    l[part] = load_shared_x4(factor_at + ((triangle_row(i) + step) * 3 + part) * 512);
+                    l[part] = load_shared_x4(factor_at + (block_of(i, step) * 3 + part) * 512);
 #pragma unroll
                 for (i32 n = 0; n < SOLVE_TILES; n += 2)
                 {
