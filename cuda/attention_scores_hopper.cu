@@ -231,15 +231,15 @@ template <i32 Row> __device__ __forceinline__ float row_maximum(f32x4 (&logits)[
 // Logits become exponentials; their sum.
 template <i32 Row> __device__ __forceinline__ float exponentials(f32x4 (&logits)[N_TILES], float scale, float offset)
 {
-    float sum = 0;
+    float even = 0, odd = 0;   // of independent sums one addition goes between two exponentials
 #pragma unroll
     for (i32 n = 0; n < N_TILES; n++)
     {
         float &x = first<Row>(logits[n]), &y = second<Row>(logits[n]);
-        x = exp2_approx(fmaf(x, scale, offset));
-        y = exp2_approx(fmaf(y, scale, offset));
-        sum += x + y;
+        even += x = exp2_approx(fmaf(x, scale, offset));
+        odd += y = exp2_approx(fmaf(y, scale, offset));
     }
+    float sum = even + odd;
     for (i32 mask = 1; mask <= 2; mask *= 2)
         sum += __shfl_xor_sync(0xffffffff, sum, mask);
     return sum;
