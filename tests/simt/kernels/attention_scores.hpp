@@ -106,5 +106,6 @@ static void check_all()
     check({{CHUNK + 37}, 2, 1, 0, 0, false, 1}, 3);
     check({{0, 1, CHUNK / 2 + 1, 0, 17}, 3, 2, 0, 0, true, 0.5}, 2);
     check({{CHUNK / 2 + 20, 9}, 1, 2, 8, 4, false, 0.25}, 2);
+    check({{CHUNK / 2}, 1, 1, 0, 0, false, 0.5}, 1);   // fewer tiles than groups of warps
     check_status();
 }
