@@ -236,7 +236,7 @@ __device__ __forceinline__ Tile load_pooled(const FuseParams& p, const Strand& s
 #pragma unroll 1
         for (i32 t = first; t <= last; t++)
         {
-            i64 pair = s.at(k) + (i64)(t - s.token(k)) * heads;
+            u32 pair = s.at(k) + (t - s.token(k)) * heads;
             sum += norms ? scores[pair] * norms[pair] : scores[pair];
         }
         tile.x[k] = (float)(sum * scale);

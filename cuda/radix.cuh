@@ -67,17 +67,16 @@ __device__ __forceinline__ Place place_of(i32 heads)
 struct Strand
 {
     i32 first, groups, end;
-    i64 pair;   // of the first token
-    i32 step;   // from a token's pair to the next one's
+    u32 pair, step;   // pair of the first token, and from a token's to the next one's; a batch has less than 2^31
 
     __device__ __forceinline__ i32 token(i32 k) const { return first + k * groups; }
     __device__ __forceinline__ bool has(i32 k) const { return token(k) < end; }
-    __device__ __forceinline__ i64 at(i32 k) const { return pair + (i64)k * step; }
+    __device__ __forceinline__ u32 at(i32 k) const { return pair + k * step; }
 };
 __device__ __forceinline__ Strand strand_of(const Pairs& pairs, const Place& place, i32 b, i32 head, i32 begin, i32 end)
 {
     i32 first = begin + place.group, last = begin + THREAD_TOKENS * place.groups;
-    return {first, place.groups, place.group >= place.groups ? first : end < last ? end : last, pair_of(pairs, b, head, first), place.groups * (pairs.ragged ? 1 : pairs.heads)};
+    return {first, place.groups, place.group >= place.groups ? first : end < last ? end : last, (u32)pair_of(pairs, b, head, first), (u32)(place.groups * (pairs.ragged ? 1 : pairs.heads))};
 }
 
 // The segment and tile of a block.

@@ -209,6 +209,13 @@ int main()
         broken[1700] = NAN, broken[400] = INFINITY, broken[9] = NAN;
         check(batch, paper, broken, positive(n, 13), false, 9);
         check(batch, press, positive(n, 14), broken, false, 10);
+        for (i32 heads : {1, 8, 12, 40}) {                        // tiles of many tokens and of few; threads that have none
+            Batch other({heads == 1 ? 2300 : 300, 33}, heads, false);
+            for (Options o : {paper, press, chunks}) {
+                o.lambdas = {0.3, 0.4};
+                check(other, o, positive(other.size(), 15), positive(other.size(), 16), o.unbiased, 13);
+            }
+        }
         Batch ragged({600, 0, 65, 1300, 1, 513}, 3, true);
         for (Scope scope : {Head, Sequence, Chunk})
             for (bool protects : {true, false}) {
