@@ -34,8 +34,9 @@ public sealed unsafe partial class GpuBackend
         Follow();
         if (device.SkipFirst + device.SkipLast > 0)
             Clear(attention);
-        Launch(AttentionScoresLaunch.Variant(shape.HeadDim, key.ElementType, options.AttentionChunk, _driver.Limits),
-            AttentionScoresLaunch.Shape(device.AttentionChunks, shape.KvHeads, shape.HeadDim, key.ElementType, options.AttentionChunk, _driver.Limits), new AttentionScoresParams
+        var limits = AttentionScoresLimits(shape.HeadDim, key.ElementType, options.AttentionChunk);
+        Launch(AttentionScoresLaunch.Variant(shape.HeadDim, key.ElementType, options.AttentionChunk, limits),
+            AttentionScoresLaunch.Shape(device.AttentionChunks, shape.KvHeads, shape.HeadDim, key.ElementType, options.AttentionChunk, limits), new AttentionScoresParams
             {
                 Queries = new(query),
                 Keys = new(key),
@@ -52,6 +53,13 @@ public sealed unsafe partial class GpuBackend
                 Reduction = options.GroupReduction == GroupReduction.Mean ? 1f / shape.Group : 1,
                 Items = checked(device.AttentionChunks * shape.KvHeads),
             });
+    }
+
+    /// <summary>The device's limits, without its own kernel where that cannot be had.</summary>
+    private GpuLimits AttentionScoresLimits(int dim, ElementType type, int chunk)
+    {
+        var limits = _driver.Limits;
+        return _driver.Has(AttentionScoresLaunch.Variant(dim, type, chunk, limits)) ? limits : limits with { HopperKernels = false };
     }
 
     /// <inheritdoc/>
