@@ -10,10 +10,10 @@
 // tokens: 512 tiles a term, 4096 partials of 24 bytes. Two launches of about 6 us at 1.05 M pairs, of which the loads that all wait for one another's latency (tables, elements,
 // counter, partials) are two thirds.
 //
-// fuse_statistics  grid: (most tiles of a term, 2)       threads: 256   shared: 8256 bytes   pools, writes pooled a to scores; means, deviations
-// fuse_scores      grid: blocks of the segments          threads: 256   shared: 8256 bytes   z, blend, protection, status, first digit
+// fuse_statistics  grid: (most tiles of a term, 2)                                  threads: 256   shared: 8256 bytes   pools, writes pooled a to scores; means, deviations
+// fuse_scores      grid: (tile_starts[B] of the segments, segments of a sequence)   threads: 256   shared: 8256 bytes   z, blend, protection, status, first digit
 // Of a term and sequence: n = its scored tokens (ragged: the most of a head); chunk C = chunk, or n where chunk is 0; tiles = ceil(n / C)·ceil(C / tokens of a tile);
-// scopes = Hkv where per_head (chunk is 0 then), else ceil(n / C), 1 for chunk 0 and n > 0. A term is left out by raw = 0.
+// scopes = Hkv where per_head (chunk is 0 then), else ceil(n / C), 1 for chunk 0 and n > 0. A term is left out by raw = 0 and tiles = 0.
 // Workspace of a term: 24 bytes a tile and scope of its chunk (Hkv where per_head, else 1), 16 a scope, and 4 a scope of counters, which are zero before and after.
 // status and non_finite are zero before.
 #include "radix.cuh"
@@ -27,7 +27,8 @@ struct FuseTerm
     u64 partials;        // Partial [tiles, scopes of a chunk]
     u64 statistics;      // Statistics [scopes]
     u64 counters;        // u32 [scopes], one a chunk in use
-    i32 chunk, per_head;
+    i32 chunk, per_head, tiles;
+    i32 none;
 };
 
 struct FuseParams
@@ -70,26 +71,28 @@ struct FuseTile
 {
     i32 sequence, chunk, piece, pieces;
     i32 first_scope, scopes;
+    Span span;
 };
 __device__ __forceinline__ FuseTile tile_of_block(const FuseParams& p, const FuseTerm& term)
 {
     const i32* tile_starts = (const i32*)term.tile_starts;
     i32 heads = p.segments.pairs.heads;
     FuseTile tile;
-    i32 b = tile.sequence = row_of(tile_starts, p.segments.sequences, blockIdx.x), local = blockIdx.x - tile_starts[b];
-    tile.pieces = term.chunk > 0 ? ceil_div(term.chunk, tile_tokens(heads)) : tile_starts[b + 1] - tile_starts[b];
+    i32 b = tile.sequence = row_of(tile_starts, p.segments.sequences, blockIdx.x), first = tile_starts[b], local = blockIdx.x - first;
+    tile.span = span_of(p.segments.pairs, b);
+    tile.pieces = term.chunk > 0 ? ceil_div(term.chunk, tile_tokens(heads)) : tile_starts[b + 1] - first;
     tile.chunk = local / tile.pieces;
     tile.piece = local - tile.chunk * tile.pieces;
     tile.scopes = term.per_head ? heads : 1;
     tile.first_scope = ((const i32*)term.scope_starts)[b] + (term.per_head ? 0 : tile.chunk);
     return tile;
 }
-__device__ __forceinline__ Strand strand_of(const FuseParams& p, const FuseTerm& term, const FuseTile& tile, const Place& place, const Range& scored)
+__device__ __forceinline__ Strand strand_of(const FuseTerm& term, const FuseTile& tile, const Place& place, const Row& row, const Range& scored)
 {
-    i64 origin = scored.begin + (i64)tile.chunk * term.chunk, begin = origin + (i64)tile.piece * tile_tokens(p.segments.pairs.heads), end = scored.end;
+    i64 origin = scored.begin + (i64)tile.chunk * term.chunk, begin = origin + (i64)tile.piece * THREAD_TOKENS * place.groups, end = scored.end;
     end = term.chunk > 0 && origin + term.chunk < end ? origin + term.chunk : end;
     begin = begin < end ? begin : end;
-    return strand_of(p.segments.pairs, place, tile.sequence, place.head, (i32)begin, (i32)end);
+    return strand_of(place, row, (i32)begin, (i32)end);
 }
 
 // Shared memory: 16 bytes a thread, 8 a thread, 8 a scope.
@@ -248,12 +251,13 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_statistics(co
 {
     bool attention = blockIdx.y == 0;
     const FuseTerm& term = attention ? p.attention : p.leverage;
-    if (term.raw == 0 || (i32)blockIdx.x >= ((const i32*)term.tile_starts)[p.segments.sequences])
+    if ((i32)blockIdx.x >= term.tiles)
         return;
     FuseTile tile = tile_of_block(p, term);
     Place place = place_of(p.segments.pairs.heads);
-    Range scored = scored_tokens(p, length_of(p.segments.pairs, tile.sequence, place.head));
-    Strand s = strand_of(p, term, tile, place, scored);
+    Row row = row_of(p.segments.pairs, tile.span, tile.sequence, place.head);
+    Range scored = scored_tokens(p, row.length);
+    Strand s = strand_of(term, tile, place, row, scored);
     Tile own = attention ? load_pooled(p, s, scored) : load_tile((const float*)term.raw, s);
     Sum sum = {0, 0, 0};
 #pragma unroll
@@ -314,9 +318,10 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_scores(const 
 {
     Segment g = segment_of_block(p.segments);
     Place place = place_of(g.heads);
-    Strand s = strand_of(p.segments, g, place);
-    i32 head = g.first_head + place.head, length = length_of(p.segments.pairs, g.sequence, head);
-    Range scored = scored_tokens(p, length);
+    i32 head = g.first_head + place.head;
+    Row row = row_of(p.segments.pairs, g.span, g.sequence, head);
+    Strand s = strand_of(place, row, g.tile * THREAD_TOKENS * place.groups, row.length);
+    Range scored = scored_tokens(p, row.length);
     bool digits = p.segments.histograms != 0, with_attention = p.attention.raw != 0, with_leverage = p.leverage.raw != 0;
     Tile a = {}, o = {};
     if (with_attention)
@@ -346,7 +351,7 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_scores(const 
                 bad++;
                 first_bad = token;
             }
-            if (token < p.protect_first || token >= length - (i64)p.protect_last)
+            if (token < p.protect_first || token >= row.length - (i64)p.protect_last)
                 fused = __uint_as_float(0x7f800000);
             ((float*)p.scores)[s.at(k)] = fused;
             if (digits)
@@ -355,7 +360,7 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_scores(const 
     if (bad != 0)
     {
         atomic_add_global((u32*)p.non_finite, bad);
-        report(p.status, STATUS_NON_FINITE_SCORE, p.segments.pairs.ragged ? (i32)pair_of(p.segments.pairs, g.sequence, head, first_bad) : ((const i32*)p.segments.pairs.offsets)[g.sequence] + first_bad, head);
+        report(p.status, STATUS_NON_FINITE_SCORE, row.start + first_bad, head);
     }
     if (digits)
     {

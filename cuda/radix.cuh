@@ -44,15 +44,27 @@ constexpr i32 DIGITS = 2048, SCRATCH = DIGITS * 4, RADIX_SHARED_BYTES = SCRATCH 
 
 __device__ __forceinline__ constexpr i32 tile_tokens(i32 heads) { return THREAD_TOKENS * (PAIR_THREADS / heads); }
 
-__device__ __forceinline__ i32 length_of(const Pairs& pairs, i32 b, i32 head)
-{
-    i32 at = pairs.ragged ? b * pairs.heads + head : b;
-    return ((const i32*)pairs.offsets)[at + 1] - ((const i32*)pairs.offsets)[at];
-}
-__device__ __forceinline__ i64 pair_of(const Pairs& pairs, i32 b, i32 head, i32 token)
+// Where a sequence lies, if its heads share their length: loaded beside the tables that say which head is meant, not after them.
+struct Span { i32 start, length; };
+__device__ __forceinline__ Span span_of(const Pairs& pairs, i32 b)
 {
     const i32* offsets = (const i32*)pairs.offsets;
-    return pairs.ragged ? (i64)offsets[b * pairs.heads + head] + token : ((i64)offsets[b] + token) * pairs.heads + head;
+    i32 start = offsets[b];
+    return {start, offsets[b + 1] - start};
+}
+
+// A head of a sequence: its tokens' pairs are pair, pair + step, ... A batch has less than 2^31.
+struct Row
+{
+    i32 start, length;   // first token in the batch, or first pair where ragged; tokens
+    u32 pair, step;
+};
+__device__ __forceinline__ Row row_of(const Pairs& pairs, const Span& span, i32 b, i32 head)
+{
+    if (!pairs.ragged)
+        return {span.start, span.length, (u32)span.start * pairs.heads + head, (u32)pairs.heads};
+    Span own = span_of(pairs, b * pairs.heads + head);
+    return {own.start, own.length, (u32)own.start, 1};
 }
 
 // The threads of a tile as groups of one a head; threads beyond the last whole group have no tokens.
@@ -67,45 +79,44 @@ __device__ __forceinline__ Place place_of(i32 heads)
 struct Strand
 {
     i32 first, groups, end;
-    u32 pair, step;   // pair of the first token, and from a token's to the next one's; a batch has less than 2^31
+    u32 pair, step;   // pair of the first token, and from a token's to the next one's
 
     __device__ __forceinline__ i32 token(i32 k) const { return first + k * groups; }
     __device__ __forceinline__ bool has(i32 k) const { return token(k) < end; }
     __device__ __forceinline__ u32 at(i32 k) const { return pair + k * step; }
 };
-__device__ __forceinline__ Strand strand_of(const Pairs& pairs, const Place& place, i32 b, i32 head, i32 begin, i32 end)
+__device__ __forceinline__ Strand strand_of(const Place& place, const Row& row, i32 begin, i32 end)
 {
     i32 first = begin + place.group, last = begin + THREAD_TOKENS * place.groups;
-    return {first, place.groups, place.group >= place.groups ? first : end < last ? end : last, (u32)pair_of(pairs, b, head, first), (u32)(place.groups * (pairs.ragged ? 1 : pairs.heads))};
+    return {first, place.groups, place.group >= place.groups ? first : end < last ? end : last, row.pair + first * row.step, place.groups * row.step};
 }
 
-// The segment and tile of a block.
+// The segment and tile of a block: grid (tile_starts[B], Hkv where per_head, else 1). No load here waits for another where there is one sequence.
 struct Segment
 {
     i32 index, sequence, first_head, heads, tiles, tile;
     i32 entries;            // index of the segment's first (tile, head) among all
+    Span span;
 };
 __device__ __forceinline__ Segment segment_of_block(const Segments& s)
 {
     const i32* tile_starts = (const i32*)s.tile_starts;
-    i32 heads = s.pairs.heads, parts = s.per_head ? heads : 1, block = blockIdx.x;
     Segment g;
-    g.sequence = row_of(tile_starts, s.sequences, block / parts);
+    g.sequence = row_of(tile_starts, s.sequences, blockIdx.x);
+    g.span = span_of(s.pairs, g.sequence);
     i32 start = tile_starts[g.sequence];
     g.tiles = tile_starts[g.sequence + 1] - start;
-    block -= start * parts;
-    i32 part = block / g.tiles;
-    g.first_head = part;
-    g.heads = s.per_head ? 1 : heads;
-    g.index = g.sequence * parts + part;
-    g.tile = block - part * g.tiles;
-    g.entries = start * heads + part * g.tiles;
+    g.first_head = blockIdx.y;
+    g.heads = s.per_head ? 1 : s.pairs.heads;
+    g.index = s.per_head ? g.sequence * s.pairs.heads + g.first_head : g.sequence;
+    g.tile = blockIdx.x - start;
+    g.entries = start * s.pairs.heads + g.first_head * g.tiles;
     return g;
 }
 __device__ __forceinline__ Strand strand_of(const Segments& s, const Segment& g, const Place& place)
 {
-    i32 head = g.first_head + place.head;
-    return strand_of(s.pairs, place, g.sequence, head, g.tile * tile_tokens(g.heads), length_of(s.pairs, g.sequence, head));
+    Row row = row_of(s.pairs, g.span, g.sequence, g.first_head + place.head);
+    return strand_of(place, row, g.tile * THREAD_TOKENS * place.groups, row.length);
 }
 
 __device__ __forceinline__ u32 key_of(float score)
@@ -164,6 +175,7 @@ __device__ __forceinline__ bool is_last_block(u32* counter, u32 blocks)
 
 constexpr u32 digit_shift(i32 round) { return round == 0 ? 21 : round == 1 ? 10 : 0; }
 constexpr u32 digit_mask(i32 round) { return round == 2 ? 1023 : 2047; }
+constexpr u32 fixed_mask(i32 round) { return round == 0 ? 0 : round == 1 ? 0xffe00000 : 0xfffffc00; }
 
 __device__ __forceinline__ void clear_digits()
 {
@@ -174,8 +186,7 @@ __device__ __forceinline__ void clear_digits()
 }
 __device__ __forceinline__ void count_digit(u32 key, i32 round, u32 fixed)
 {
-    u32 above = digit_shift(round) + (round == 2 ? 10 : 11);
-    if (round == 0 || key >> above == fixed >> above)
+    if (((key ^ fixed) & fixed_mask(round)) == 0)
         atomic_add_shared(shared_base() + ((key >> digit_shift(round)) & digit_mask(round)) * 4, 1);
 }
 

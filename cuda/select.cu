@@ -14,12 +14,12 @@
 // Minimum a head: the first three stages with a segment a head and count min(length, minimum), kept_offsets = 0; select_raise writes keys in which those are above
 // every score; then all stages with keys_given over those keys.
 //
-// select_digits(round)   grid: blocks             threads: 256   shared: 8256 bytes
-// select_count           grid: blocks             threads: 256   shared: 8256 bytes
-// select_write           grid: blocks             threads: 256   shared: 9280 bytes
-// select_raise           grid: blocks             threads: 256   shared: 9280 bytes, unused
-// select_token_sums      grid: ceil(N / 256)      threads: 256   shared: 0
-// blocks = tile_starts[B], times Hkv where per_head. Workspace: 8192 + 4 + 16 bytes a segment (histograms and counters zero before and after), 4 bytes a (tile, head).
+// select_digits(round)   grid: (tile_starts[B], segments of a sequence)   threads: 256   shared: 8256 bytes
+// select_count           grid: the same                                   threads: 256   shared: 8256 bytes
+// select_write           grid: the same                                   threads: 256   shared: 9280 bytes
+// select_raise           grid: the same                                   threads: 256   shared: 9280 bytes, unused
+// select_token_sums      grid: ceil(N / 256)                              threads: 256   shared: 0
+// Workspace: 8192 + 4 + 16 bytes a segment (histograms and counters zero before and after), 4 bytes a (tile, head).
 #include "radix.cuh"
 
 struct SelectParams
@@ -44,6 +44,13 @@ __device__ __forceinline__ Keys load_keys(const SelectParams& p, const Strand& s
     return keys;
 }
 __device__ __forceinline__ u32 key_of(const SelectParams& p, u32 word) { return p.keys_given ? word : key_of(__uint_as_float(word)); }
+__device__ __forceinline__ void make_keys(const SelectParams& p, Keys& keys)
+{
+    if (!p.keys_given)
+#pragma unroll
+        for (i32 k = 0; k < THREAD_TOKENS; k++)
+            keys.words[k] = key_of(__uint_as_float(keys.words[k]));
+}
 
 __device__ __forceinline__ u32 wanted_of(const SelectParams& p, i32 segment)
 {
@@ -63,10 +70,11 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_digits(cons
     else
         state.wanted = wanted_of(p, g.index);
     clear_digits();
+    make_keys(p, keys);
 #pragma unroll
     for (i32 k = 0; k < THREAD_TOKENS; k++)
         if (s.has(k))
-            count_digit(key_of(p, keys.words[k]), p.round, state.key);
+            count_digit(keys.words[k], p.round, state.key);
     finish_round(p.segments, g, p.round, state.key, state.wanted);
 }
 
@@ -109,9 +117,8 @@ __device__ __forceinline__ i32 split_ties(const SelectParams& p, const Segment& 
         i32 within = first + threadIdx.x, token = split * tokens + within;
         auto tied = [&](i32 j)
         {
-            i32 head = g.first_head + j;
-            return within < tokens && token < length_of(p.segments.pairs, g.sequence, head) &&
-                key_of(p, ((const u32*)p.scores)[pair_of(p.segments.pairs, g.sequence, head, token)]) == state.key;
+            Row row = row_of(p.segments.pairs, g.span, g.sequence, g.first_head + j);
+            return within < tokens && token < row.length && key_of(p, ((const u32*)p.scores)[row.pair + token * row.step]) == state.key;
         };
         u32 ties = 0, total;
         for (i32 j = 0; j < g.heads; j++)
@@ -138,16 +145,17 @@ __device__ __forceinline__ i32 split_ties(const SelectParams& p, const Segment& 
 }
 
 // A tile's pairs above the threshold, and at it in the upper half, head by head in shared memory.
-__device__ __forceinline__ void count_heads(const SelectParams& p, const Segment& g, const Place& place, const Strand& s, const SegmentState& state, const Keys& keys)
+__device__ __forceinline__ void count_heads(const SelectParams& p, const Segment& g, const Place& place, const Strand& s, const SegmentState& state, Keys keys)
 {
     u32 counts = shared_base() + HEAD_COUNTS, own = 0;
     if ((i32)threadIdx.x < g.heads)
         store_shared(counts + threadIdx.x * 4, 0);
     __syncthreads();
+    make_keys(p, keys);
 #pragma unroll
     for (i32 k = 0; k < THREAD_TOKENS; k++)
     {
-        u32 key = key_of(p, keys.words[k]);
+        u32 key = keys.words[k];
         if (s.has(k))
             own += key > state.key ? 1 : key == state.key && (i64)s.token(k) * g.heads + place.head <= state.limit ? 0x10000 : 0;
     }
@@ -164,34 +172,45 @@ __device__ __forceinline__ void count_heads(const SelectParams& p, const Segment
 // Counts of tiles become places, head by head; ends of heads become offsets.
 __device__ __forceinline__ void place_tiles(const SelectParams& p, const Segment& g, const Place& place, i32 split)
 {
-    i32 run = ceil_div(g.tiles, place.groups), first = place.group * run, end = first + run < g.tiles ? first + run : g.tiles, start = ((const i32*)p.segments.kept_starts)[g.index];
+    bool active = place.group < place.groups;
+    i32 run = ceil_div(g.tiles, place.groups), first = place.group * run, end = !active ? first : first + run < g.tiles ? first + run : g.tiles, start = ((const i32*)p.segments.kept_starts)[g.index];
     u32 words = shared_base() + THREAD_WORDS, own = words + (place.head * place.groups + place.group) * 4, sum = 0, total;
     u32* counts = (u32*)p.counts + g.entries + place.head;
-    bool active = place.group < place.groups;
     auto kept = [&](i32 tile, u32 count) { return (count & 0xffff) + (tile < split ? count >> 16 : tile == split ? load_shared(shared_base() + HEAD_COUNTS + place.head * 4) >> 16 : 0); };
-    if (active)
+    // 16 tiles at a time: those of a thread at L8.
+    auto load = [&](i32 from, u32 (&some)[16])
     {
-#pragma unroll 8
-        for (i32 tile = first; tile < end; tile++)
-            sum += kept(tile, counts[(i64)tile * g.heads]);
-        store_shared(own, sum);
+#pragma unroll
+        for (i32 i = 0; i < 16; i++)
+            some[i] = from + i < end ? counts[(i64)(from + i) * g.heads] : 0;
+    };
+    u32 some[16];
+    for (i32 from = first; from < end; from += 16)
+    {
+        load(from, some);
+#pragma unroll
+        for (i32 i = 0; i < 16; i++)
+            sum += from + i < end ? kept(from + i, some[i]) : 0;
     }
+    if (active)
+        store_shared(own, sum);
     __syncthreads();
     u32 listed = (i32)threadIdx.x < g.heads * place.groups ? load_shared(words + threadIdx.x * 4) : 0;
     u32 before = block_inclusive_sum(listed, total) - listed;
     store_shared(words + threadIdx.x * 4, before);
     __syncthreads();
     u32 at = active ? start + load_shared(own) : 0;
-    if (active)
+    for (i32 from = first; from < end; from += 16)
     {
-#pragma unroll 8
-        for (i32 tile = first; tile < end; tile++)
-        {
-            u32* count = counts + (i64)tile * g.heads;
-            u32 more = kept(tile, *count);
-            *count = at;
-            at += more;
-        }
+        if (end - first > 16)
+            load(from, some);
+#pragma unroll
+        for (i32 i = 0; i < 16; i++)
+            if (from + i < end)
+            {
+                counts[(i64)(from + i) * g.heads] = at;
+                at += kept(from + i, some[i]);
+            }
     }
     if (!p.kept_offsets)
         return;
@@ -245,13 +264,14 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_write(const
     u32 to = (i32)thread < g.heads ? ((const u32*)p.counts)[g.entries + (i64)g.tile * g.heads + thread] : 0;
     i64 start = ((const i32*)p.segments.kept_starts)[g.index];
 
+    make_keys(p, keys);
     // Flags in the order of the list: head by head, 8 more bytes than tokens a head, which keeps heads in banks of their own.
     if (place.group < place.groups)
     {
 #pragma unroll
         for (i32 k = 0; k < THREAD_TOKENS; k++)
         {
-            bool kept = s.has(k) && is_kept(state, key_of(p, keys.words[k]), (i64)s.token(k) * g.heads + place.head);
+            bool kept = s.has(k) && is_kept(state, keys.words[k], (i64)s.token(k) * g.heads + place.head);
             store_shared_u16(shared + place.head * (groups + 1) * 16 + (place.group + k * groups) * 2, kept);
         }
     }
@@ -291,13 +311,11 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_raise(const
     Strand s = strand_of(p.segments, g, place_of(1));   // a segment a head
     Keys keys = load_keys(p, s);
     SegmentState state = ((const SegmentState*)p.segments.states)[g.index];
+    make_keys(p, keys);
 #pragma unroll
     for (i32 k = 0; k < THREAD_TOKENS; k++)
-    {
-        u32 key = key_of(p, keys.words[k]);
         if (s.has(k))
-            ((u32*)p.kept_indices)[s.at(k)] = is_kept(state, key, s.token(k)) ? 0xffffffff : key;
-    }
+            ((u32*)p.kept_indices)[s.at(k)] = is_kept(state, keys.words[k], s.token(k)) ? 0xffffffff : keys.words[k];
 }
 
 struct SelectTokenSumsParams

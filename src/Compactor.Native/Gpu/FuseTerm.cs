@@ -54,6 +54,7 @@ internal sealed class FuseTerm
         Counters = counters,
         Chunk = _chunk,
         PerHead = _perHead ? 1 : 0,
+        Tiles = Tiles,
     };
 
     /// <summary>Bytes of partials and statistics.</summary>
@@ -67,7 +68,7 @@ internal sealed class FuseTerm
 internal struct DeviceFuseTerm
 {
     public ulong Raw, TileStarts, ScopeStarts, Partials, Statistics, Counters;
-    public int Chunk, PerHead;
+    public int Chunk, PerHead, Tiles, Reserved;
 }
 
 [StructLayout(LayoutKind.Sequential)]

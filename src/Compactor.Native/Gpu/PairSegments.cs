@@ -31,7 +31,7 @@ internal sealed class PairSegments
 
     private const int HistogramDigits = 2048, StateWords = 4, TokensOfAThread = 8;
 
-    private readonly int _tiles, _kept, _states, _heads, _sequences;
+    private readonly int _tiles, _blocks, _kept, _states, _heads, _sequences;
     private readonly bool _perHead, _ragged;
 
     /// <param name="tables">Receives the tables.</param>
@@ -54,7 +54,7 @@ internal sealed class PairSegments
             for (int i = 0, segments = perHead ? heads : 1; i < segments; i++)
                 kept[b * segments + i + 1] = checked(kept[b * segments + i] + (int)counts(b, i));
         }
-        (Blocks, Entries) = (checked(tiles[^1] * (perHead ? heads : 1)), checked(tiles[^1] * heads));
+        (_blocks, Entries) = (tiles[^1], checked(tiles[^1] * heads));
         (_tiles, _kept, _states) = (tables.Add(tiles), tables.Add(kept), tables.Add(new int[StateWords * Count]));
     }
 
@@ -67,12 +67,10 @@ internal sealed class PairSegments
     /// <summary>Bytes of the counts of all (tile, head) pairs.</summary>
     public long CountBytes => sizeof(uint) * (long)Entries;
 
-    /// <summary>Blocks that one pass over all segments takes.</summary>
-    public int Blocks { get; }
-
     private int Entries { get; }
 
-    public LaunchShape Pass(int sharedBytes) => new(Blocks, Threads, sharedBytes);
+    /// <summary>A pass over all tiles of all segments.</summary>
+    public LaunchShape Pass(int sharedBytes) => new(_blocks, _perHead ? _heads : 1, 1, Threads, sharedBytes);
 
     /// <summary>Tiles, a block's work each, that so many tokens are cut into: 8 tokens a thread.</summary>
     public static int Tiles(int tokens, int heads) => Ceiling(tokens, TokensOfAThread * (Threads / heads));

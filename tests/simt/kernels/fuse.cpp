@@ -53,7 +53,7 @@ struct DeviceTerm
         statistics = std::make_unique<simt::Array<Statistics>>(all);
         counters = std::make_unique<simt::Array<u32>>(all);
         counters->fill(0);
-        view = {raw->address(), tile_starts->address(), scope_starts->address(), partials->address(), statistics->address(), counters->address(), chunk, scope == Head};
+        view = {raw->address(), tile_starts->address(), scope_starts->address(), partials->address(), statistics->address(), counters->address(), chunk, scope == Head, tiles, 0};
     }
 };
 
@@ -146,7 +146,7 @@ static void check(const Batch& batch, const Options& o, const std::vector<float>
             o.floor, o.first, o.last, o.score_protected, o.unbiased, o.pool};
         simt::Extent grid{(u32)std::max({a.tiles, l.tiles, 1}), 2};
         LAUNCH(fuse_statistics, (grid), {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
-        LAUNCH(fuse_scores, {(u32)segments.blocks}, {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
+        LAUNCH(fuse_scores, (segments.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
         std::vector<float> actual;
         std::vector<double> expected;
         for (size_t i = 0; i < batch.size(); i++) {

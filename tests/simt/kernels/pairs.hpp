@@ -39,7 +39,7 @@ struct Batch
 // Device memory of a Segments.
 struct DeviceSegments
 {
-    i32 count, tiles, blocks;
+    i32 count, tiles, parts;
     simt::Array<i32> offsets, tile_starts, kept_starts;
     simt::Array<u32> histograms, counters;
     simt::Array<SegmentState> states;
@@ -52,7 +52,7 @@ struct DeviceSegments
         return sums_before(counts);
     }
     DeviceSegments(const Batch& batch, bool per_head, const std::vector<i32>& wanted)
-        : count((i32)wanted.size()), tiles(tiles_of(batch, per_head).back()), blocks(tiles * (per_head ? batch.heads : 1)), offsets(batch.offsets),
+        : count((i32)wanted.size()), tiles(tiles_of(batch, per_head).back()), parts(per_head ? batch.heads : 1), offsets(batch.offsets),
           tile_starts(tiles_of(batch, per_head)), kept_starts(sums_before(wanted)), histograms(wanted.size() * DIGITS), counters(wanted.size()), states(wanted.size()),
           view{{offsets.address(), batch.heads, batch.ragged}, tile_starts.address(), kept_starts.address(), histograms.address(),
               states.address(), counters.address(), batch.sequences, per_head}
@@ -60,6 +60,7 @@ struct DeviceSegments
         histograms.fill(0);
         counters.fill(0);
     }
+    simt::Extent grid() const { return {(u32)tiles, (u32)parts}; }
     void check_clean()
     {
         CHECK(histograms.values() == std::vector<u32>(histograms.size(), 0));

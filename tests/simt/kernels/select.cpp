@@ -48,8 +48,8 @@ static std::vector<float> scores_of(size_t count, int kind, u32 seed)
 
 static void launch_threshold(const DeviceSegments& s, SelectParams params)
 {
-    for (params.round = 0; params.round < 3; params.round++) LAUNCH(select_digits, {(u32)s.blocks}, {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
-    LAUNCH(select_count, {(u32)s.blocks}, {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
+    for (params.round = 0; params.round < 3; params.round++) LAUNCH(select_digits, (s.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
+    LAUNCH(select_count, (s.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
 }
 
 // What a sequence keeps, or each head of it (wanted a segment); `minimum` tokens of every head first.
@@ -81,13 +81,13 @@ static void check(const Batch& batch, bool per_head, const std::vector<i32>& wan
             simt::Array<u32> counts_of_heads((size_t)(heads.tiles * batch.heads));
             SelectParams raise{heads.view, device_scores.address(), counts_of_heads.address(), keys.address(), 0, 0, 0, 1};
             launch_threshold(heads, raise);
-            LAUNCH(select_raise, {(u32)heads.blocks}, {PAIR_THREADS}, 0, raise);
+            LAUNCH(select_raise, (heads.grid()), {PAIR_THREADS}, 0, raise);
             heads.check_clean();
             params.scores = keys.address();
             params.keys_given = 1;
         }
         launch_threshold(segments, params);
-        LAUNCH(select_write, {(u32)segments.blocks}, {PAIR_THREADS}, RADIX_SHARED_BYTES + PAIR_THREADS * 4, params);
+        LAUNCH(select_write, (segments.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES + PAIR_THREADS * 4, params);
         std::vector<i32> kept = indices.values();
         kept.resize(expected.indices.size());
         CHECK(kept == expected.indices);
@@ -120,7 +120,7 @@ static void check_tokens(const Batch& batch, const std::vector<i32>& wanted, int
         simt::Array<i32> indices(expected.indices.size()), offsets(expected.offsets.size());
         SelectParams params{segments.view, device_sums.address(), counts.address(), indices.address(), offsets.address(), 0, 0, batch.heads};
         launch_threshold(segments, params);
-        LAUNCH(select_write, {(u32)segments.blocks}, {PAIR_THREADS}, RADIX_SHARED_BYTES + PAIR_THREADS * 4, params);
+        LAUNCH(select_write, (segments.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES + PAIR_THREADS * 4, params);
         CHECK(indices.values() == expected.indices);
         CHECK(offsets.values() == expected.offsets);
     });
