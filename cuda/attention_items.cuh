@@ -41,22 +41,18 @@ template <i32 Team, i32 TileRows> struct AttentionShape
 {
     static_assert(Team % COLUMN_WARPS == 0 && COLUMNS % 16 == 0 && TileRows <= Team / COLUMN_WARPS * ROWS, "a team's warps hold its rows and columns");
     static constexpr i32 TEAMS = WARPS / Team, STAGE_KEYS = TILE_KEYS * Team;
-    static constexpr i32 STAGE_BYTES = WARPS * (2 * TILE_KEYS * ROW_STRIDE + TILE_KEYS * 4), QUERY_BYTES = TileRows * ROW_STRIDE;
-    static constexpr i32 STAGES = 3 * STAGE_BYTES + QUERY_BYTES <= 99 * 1024 ? 3 : 2;
+    static constexpr i32 STAGE_BYTES = WARPS * (2 * TILE_KEYS * ROW_STRIDE + TILE_KEYS * 4), QUERY_BYTES = TileRows * ROW_STRIDE, SUMS_BYTES = TEAMS * TileRows * 8;
+    static constexpr i32 STAGES = 3 * STAGE_BYTES + QUERY_BYTES + SUMS_BYTES <= 99 * 1024 ? 3 : 2;
     static constexpr i32 SLOT_BYTES = 2 * STAGE_KEYS * ROW_STRIDE;                        // keys, then values, of a stage of one team
     static constexpr i32 QUERY = STAGES * WARPS * 2 * TILE_KEYS * ROW_STRIDE, POSITIONS = QUERY + QUERY_BYTES;
-    static constexpr i32 SHARED_BYTES = POSITIONS + STAGES * WARPS * TILE_KEYS * 4;
-    static constexpr i32 SUMS = TEAMS * TileRows * DIM * 4;                               // the exchange lies over the ring: values, then (maximum, sum)
-    static_assert(SUMS + TEAMS * TileRows * 8 <= QUERY, "the exchange fits into the ring");
+    static constexpr i32 SUMS = POSITIONS + STAGES * WARPS * TILE_KEYS * 4, SHARED_BYTES = SUMS + SUMS_BYTES;   // (maximum, sum) of each team's rows
+    static_assert(TileRows * DIM * 4 <= SLOT_BYTES, "what a team hands over fits into a slot of its ring");
 };
 
 __device__ __forceinline__ u32 unit_at(i32 row, i32 unit) { return row * ROW_STRIDE + (UNITS % 8 == 0 ? unit ^ (row & 7) : unit) * 16; }
 
-// The same for unit 2·pair + odd, with what a constant pair makes constant kept apart: a warp walks pairs, and few addresses stay in registers.
-__device__ __forceinline__ u32 unit_at(i32 row, i32 pair, i32 odd)
-{
-    return UNITS % 8 == 0 ? unit_at(row, pair % 4 * 2 + odd) + pair / 4 * 128 : unit_at(row, odd) + pair * 32;
-}
+// Where unit 2·pair + odd of a row lies, given where unit odd does (odd: 0 or 1). Swizzled rows begin at multiples of 128, so that the units' bits are the address's.
+__device__ __forceinline__ u32 pair_at(u32 first, i32 pair) { return UNITS % 8 == 0 ? (first ^ pair % 4 * 32) + pair / 4 * 128 : first + pair * 32; }
 
 __device__ __forceinline__ i32 query_start(const AttentionParams& p, i32 b) { return p.query_starts ? ((const i32*)p.query_starts)[b] : b; }
 __device__ __forceinline__ i32 table_row(const AttentionParams& p, i32 row) { return p.tables.rows == p.sequences ? row / p.kv_heads : row; }
@@ -131,10 +127,24 @@ __device__ __forceinline__ Sight sight_of(const AttentionParams& p, const Item& 
     return {item.length - item.tokens + token + 1, oldest};
 }
 
-__device__ __forceinline__ float logit_of(const AttentionParams& p, float product)
+// The slots of an item that its rows see, and the rounds a block takes for them: WARPS tiles of keys each, one where there are none.
+constexpr i32 ROUND_KEYS = WARPS * TILE_KEYS;
+struct Reach { i32 begin, end, oldest, rounds; };
+template <i32 TileRows> __device__ __forceinline__ i32 rows_of(const Item& item)
 {
-    float logit = product * p.scale;
-    if (p.soft_cap > 0)   // cap·tanh(x / cap) = cap - 2·cap / (1 + exp(2x / cap))
-        logit = p.soft_cap - 2 * p.soft_cap * reciprocal_approx(1 + exp2_approx(logit * (2.885390082f / p.soft_cap)));
-    return logit;
+    i32 rows = item.tokens * GROUP - item.tile * TileRows;
+    return rows < TileRows ? rows : TileRows;
+}
+template <i32 TileRows> __device__ __forceinline__ Reach reach_of(const AttentionParams& p, const Item& item)
+{
+    i32 first_row = item.tile * TileRows, begin = item.split * split_keys(item.tokens), seen = sight_of(p, item, first_row + rows_of<TileRows>(item) - 1).limit;
+    i32 end = item.length - begin < split_keys(item.tokens) ? item.length : begin + split_keys(item.tokens);
+    end = end < seen ? end : seen;
+    return {begin, end, sight_of(p, item, first_row).oldest, end > begin ? ceil_div(end - begin, ROUND_KEYS) : 1};
+}
+
+// cap·tanh(x / cap) = cap - 2·cap / (1 + exp(2x / cap))
+__device__ __forceinline__ float capped(const AttentionParams& p, float logit)
+{
+    return p.soft_cap - 2 * p.soft_cap * reciprocal_approx(1 + exp2_approx(logit * (2.885390082f / p.soft_cap)));
 }

@@ -1,7 +1,7 @@
 // A warp's query rows against 16 keys and values in shared memory: logits, their running maximum and sum, and the weighted values.
 //
-//   bf16, fp16   mma with the rows as its 16 (unused rows cost nothing: memory bounds this); weights enter P·V as high + low parts, two mma, so that they keep
-//                16 bits and more: relative error below 1e-5, where weights rounded once would give 1e-3
+//   bf16, fp16   logits: mma with the query rows as its 16; weighted values: mma with 16 columns and 8 query rows. Weights enter P·V as high + low parts, so that they keep
+//                16 bits and more: relative error below 1e-5, where weights rounded once would give 1e-3. Up to 4 rows take one mma for both parts, more take two.
 //   fp32         FMA, 8 rows; a lane takes a key and half of D for the logits, four columns and more of every value for the sum
 #pragma once
 #include "attention_items.cuh"
@@ -16,76 +16,134 @@ __device__ __forceinline__ void mma(f32x4& c, u32x4 a, u32x2 b) { mma_bf16(c, a,
 __device__ __forceinline__ u32 pack(float low, float high) { return pack_bf16(low, high); }
 #endif
 
-// A warp's 16 query rows. A lane holds rows lane / 4 and + 8, of keys 2(lane % 4), + 1, + 8, + 9 and of the same columns of every 8 values.
-struct WarpRows
+// A warp's query rows, 8 or 16. Logits: a lane holds row lane / 4 (and + 8), of keys 2(lane % 4), + 1, + 8, + 9, which is how the second operand of mma wants weights.
+// Values are summed transposed, columns as the first operand's rows: a lane holds columns lane / 4 and + 8 of every 16, of rows 2(lane % 4) and + 1 (and + 8).
+template <i32 Rows, bool Chained> struct WarpRows
 {
-    f32x4 values[COLUMNS / 8];
-    i32 first_column;
-    float maximum[2], sum[2];
-    Sight sights[2];
+    static constexpr i32 HALVES = Rows > 8 ? 2 : 1, CHAINS = HALVES == 1 ? 2 : 1, LOADED = HALVES == 1 ? 8 : 1;
+    static constexpr bool PAIRED = Rows <= 4;        // rows 4 to 7 are rows 0 to 3 again, with the low parts of their weights: one mma for both parts
+    static constexpr bool HELD = HALVES == 1;        // queries stay in registers
+    static constexpr float MARGIN = 8;
+    f32x4 values[HALVES][COLUMNS / 16];
+    u32x4 queries[HELD ? DIM / 16 : 1];
+    i32 first_column, plain_end;                     // all rows see all slots before plain_end
+    float origin[HALVES], sum[HALVES];               // weights are exp2(logit - origin); an origin of -inf: nothing was seen
+    Sight sights[HALVES];
 
-    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, i32 first_row, i32 column_warp)
+    // Rows first_row on of the tile, of which `rows` are there.
+    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, i32 end, u32 query_rows, i32 first_row, i32 rows, i32 column_warp)
     {
+        i32 lane = threadIdx.x % 32, first = item.tile * rows + first_row;
         first_column = column_warp * COLUMNS;
 #pragma unroll
-        for (i32 n = 0; n < COLUMNS / 8; n++)
-            values[n] = {0, 0, 0, 0};
-        for (i32 i = 0; i < 2; i++)
+        for (i32 h = 0; h < HALVES; h++)
         {
-            maximum[i] = minus_infinity();
-            sum[i] = 0;
-            sights[i] = sight_of(p, item, first_row + threadIdx.x % 32 / 4 + 8 * i);
+#pragma unroll
+            for (i32 n = 0; n < COLUMNS / 16; n++)
+                values[h][n] = {0, 0, 0, 0};
+            origin[h] = minus_infinity();
+            sum[h] = 0;
+            sights[h] = sight_of(p, item, first + (PAIRED ? lane / 4 % 4 : lane / 4 + 8 * h));
+            sights[h].limit = sights[h].limit < end ? sights[h].limit : end;
         }
+        i32 lowest = sight_of(p, item, first).limit;
+        plain_end = p.window > 0 ? -2147483647 - 1 : lowest < end ? lowest : end;
+        i32 row = first_row + (PAIRED ? lane % 4 : lane % 16);
+        query = query_rows + unit_at(row < rows ? row : rows - 1, lane / 16);
+        if (HELD)
+#pragma unroll
+            for (i32 k = 0; k < DIM / 16; k++)
+                queries[k] = ldmatrix_x4(pair_at(query, k));
     }
 
-    // Takes in 16 keys and values, slots first_slot on. `query` is row 0 of the warp, of which `rows` are there.
-    __device__ __forceinline__ void take(const AttentionParams& p, u32 query, i32 first_query, i32 rows, u32 keys, u32 value_rows, i32 first_key, i32 first_slot, i32 end_slot, u32 positions)
+    // Takes in 16 keys and values, slots first_slot on.
+    __device__ __forceinline__ void take(const AttentionParams& p, u32 keys, u32 value_rows, i32 first_key, i32 first_slot, u32 positions)
     {
-        i32 lane = threadIdx.x % 32, row = first_query + lane % 16 < rows ? first_query + lane % 16 : rows - 1;
-        i32 key = first_key + lane / 16 * 8 + lane % 8;
-        f32x4 s[2] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+        i32 lane = threadIdx.x % 32;
+        u32 key = keys + first_key * ROW_STRIDE + unit_at(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+        f32x4 s[CHAINS][2];
 #pragma unroll
-        for (i32 k = 0; k < DIM / 16; k++)
+        for (i32 c = 0; c < CHAINS; c++)
+            s[c][0] = s[c][1] = {0, 0, 0, 0};
+#pragma unroll
+        for (i32 first = 0; first < DIM / 16; first += LOADED)
         {
-            u32x4 a = ldmatrix_x4(query + unit_at(row, k, lane / 16)), b = ldmatrix_x4(keys + unit_at(key, k, lane / 8 % 2));
-            mma(s[0], a, {b.x, b.y});
-            mma(s[1], a, {b.z, b.w});
+            u32x4 b[LOADED];
+#pragma unroll
+            for (i32 i = 0; i < LOADED; i++)
+                if (first + i < DIM / 16)
+                    b[i] = ldmatrix_x4(pair_at(key, first + i));
+#pragma unroll
+            for (i32 i = 0; i < LOADED; i++)
+            {
+                i32 k = first + i;
+                if (k >= DIM / 16)
+                    continue;
+                u32x4 a = HELD ? queries[HELD ? k : 0] : ldmatrix_x4(pair_at(query, k));
+                mma(s[k % CHAINS][0], a, {b[i].x, b[i].y});
+                mma(s[k % CHAINS][1], a, {b[i].z, b[i].w});
+            }
         }
-        float x[2][4] = {{s[0].x, s[0].y, s[1].x, s[1].y}, {s[0].z, s[0].w, s[1].z, s[1].w}};
-        float shrink[2];
+        float x[HALVES][4];
 #pragma unroll
-        for (i32 i = 0; i < 2; i++)
-        {
-            float largest = maximum[i];
+        for (i32 h = 0; h < HALVES; h++)
 #pragma unroll
             for (i32 j = 0; j < 4; j++)
             {
-                i32 column = lane % 4 * 2 + j % 2 + j / 2 * 8, slot = first_slot + column;
-                bool seen = slot < end_slot && slot < sights[i].limit && (p.window == 0 || (i32)load_shared(positions + column * 4) > sights[i].oldest);
-                x[i][j] = seen ? logit_of(p, x[i][j]) : minus_infinity();
-                largest = fmaxf(largest, x[i][j]);
+                float logit = part(s[0][j / 2], 2 * h + j % 2);
+                if (CHAINS == 2)
+                    logit += part(s[CHAINS - 1][j / 2], 2 * h + j % 2);
+                x[h][j] = logit * p.scale;
             }
-            largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
-            largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
-            float origin = largest == minus_infinity() ? 0 : largest;
-            shrink[i] = exp2_approx(maximum[i] - origin);
-            maximum[i] = largest;
-            sum[i] *= shrink[i];
+        if (p.soft_cap > 0)
+        {
+            keep_branch();
+#pragma unroll
+            for (i32 h = 0; h < HALVES; h++)
+#pragma unroll
+                for (i32 j = 0; j < 4; j++)
+                    x[h][j] = capped(p, x[h][j]);
+        }
+        if (first_slot + TILE_KEYS > plain_end)
+        {
+            keep_branch();
 #pragma unroll
             for (i32 j = 0; j < 4; j++)
             {
-                x[i][j] = exp2_approx(x[i][j] - origin);
-                sum[i] += x[i][j];
+                i32 column = lane % 4 * 2 + j % 2 + j / 2 * 8, position = p.window > 0 ? (i32)load_shared(positions + column * 4) : 2147483647;
+#pragma unroll
+                for (i32 h = 0; h < HALVES; h++)
+                    x[h][j] = first_slot + column < sights[h].limit && position > sights[h].oldest ? x[h][j] : minus_infinity();
             }
         }
-        u32x4 high = {pack(x[0][0], x[0][1]), pack(x[1][0], x[1][1]), pack(x[0][2], x[0][3]), pack(x[1][2], x[1][3])};
-        u32x4 low = {rest(high.x, x[0][0], x[0][1]), rest(high.y, x[1][0], x[1][1]), rest(high.z, x[0][2], x[0][3]), rest(high.w, x[1][2], x[1][3])};
+        weigh(x);
+#pragma unroll
+        for (i32 h = 0; h < HALVES; h++)
+            sum[h] += (x[h][0] + x[h][1]) + (x[h][2] + x[h][3]);
+        u32x2 high[HALVES], low[HALVES];
+#pragma unroll
+        for (i32 h = 0; h < HALVES; h++)
+        {
+            high[h] = {pack(x[h][0], x[h][1]), pack(x[h][2], x[h][3])};
+            low[h] = {rest(high[h].x, x[h][0], x[h][1]), rest(high[h].y, x[h][2], x[h][3])};
+            if (PAIRED)
+                high[h] = {lane < 16 ? high[h].x : low[h].x, lane < 16 ? high[h].y : low[h].y};
+        }
 #pragma unroll
         for (i32 n = 0; n < COLUMNS / 16; n++)
         {
-            u32x4 v = ldmatrix_x4_trans(value_rows + first_column * ELEMENT_BYTES + unit_at(first_key + lane % 16, n, lane / 16));
-            add(values[2 * n], shrink, low, high, {v.x, v.y});
-            add(values[2 * n + 1], shrink, low, high, {v.z, v.w});
+            u32x4 v = ldmatrix_x4_trans(pair_at(key, n) + (value_rows - keys) + first_column * ELEMENT_BYTES);
+#pragma unroll
+            for (i32 h = 0; h < HALVES; h++)
+            {
+                f32x4 fresh = {0, 0, 0, 0};
+                f32x4& to = Chained ? values[h][n] : fresh;
+                if (!PAIRED)
+                    mma(to, v, low[h]);
+                mma(to, v, high[h]);
+                if (!Chained)
+                    values[h][n] = {values[h][n].x + fresh.x, values[h][n].y + fresh.y, values[h][n].z + fresh.z, values[h][n].w + fresh.w};
+            }
         }
     }
 
@@ -94,31 +152,78 @@ struct WarpRows
     {
         i32 lane = threadIdx.x % 32;
 #pragma unroll
-        for (i32 i = 0; i < 2; i++)
+        for (i32 h = 0; h < HALVES; h++)
         {
-            sum[i] += __shfl_xor_sync(0xffffffff, sum[i], 1);
-            sum[i] += __shfl_xor_sync(0xffffffff, sum[i], 2);
-            i32 row = first_row + lane / 4 + 8 * i;
-            if (row >= rows)
-                continue;
-            if (lane % 4 == 0 && first_column == 0)
-                store_shared_x2(sums + row * 8, {__float_as_uint(maximum[i]), __float_as_uint(sum[i])});
+            sum[h] += __shfl_xor_sync(0xffffffff, sum[h], 1);
+            sum[h] += __shfl_xor_sync(0xffffffff, sum[h], 2);
+            i32 row = first_row + lane / 4 + 8 * h;
+            if (row < rows && lane % 4 == 0 && first_column == 0)
+                store_shared_x2(sums + row * 8, {__float_as_uint(origin[h]), __float_as_uint(sum[h])});
 #pragma unroll
-            for (i32 n = 0; n < COLUMNS / 8; n++)
-                store_shared_x2(exchange + (row * DIM + first_column + n * 8 + lane % 4 * 2) * 4,
-                    {__float_as_uint(i == 0 ? values[n].x : values[n].z), __float_as_uint(i == 0 ? values[n].y : values[n].w)});
+            for (i32 n = 0; n < COLUMNS / 16; n++)
+            {
+                f32x4 v = values[h][n];
+                if (PAIRED)   // high and low parts
+                    v = {v.x + __shfl_xor_sync(0xffffffff, v.x, 2), v.y + __shfl_xor_sync(0xffffffff, v.y, 2), v.z + __shfl_xor_sync(0xffffffff, v.z, 2), v.w + __shfl_xor_sync(0xffffffff, v.w, 2)};
+#pragma unroll
+                for (i32 i = 0; i < 2; i++)
+                {
+                    i32 of = first_row + lane % 4 * 2 + i + 8 * h;
+                    u32 to = exchange + (of * DIM + first_column + n * 16 + lane / 4) * 4;
+                    if (of >= rows)
+                        continue;
+                    store_shared_f32(to, part(v, i));
+                    store_shared_f32(to + 32, part(v, 2 + i));
+                }
+            }
         }
     }
 
 private:
-    // mma truncates: summed over many keys in its accumulator, values would lose 2^-24 a step. Each tile has its own; float32 adds them, rounded.
-    __device__ __forceinline__ static void add(f32x4& values, const float (&shrink)[2], u32x4 low, u32x4 high, u32x2 v)
+    u32 query;   // this lane's row
+
+    __device__ __forceinline__ static float part(f32x4 x, i32 i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
+
+    // Logits become weights. The origin of a row follows its maximum only when that has risen by more than MARGIN: weights of up to 2^MARGIN are as exact as those below 1,
+    // and tiles seldom move it, so that rows need not meet the other lanes' and values are not rescaled. A row decides for itself, whatever the rows beside it do.
+    __device__ __forceinline__ void weigh(float (&x)[HALVES][4])
     {
-        f32x4 tile = {0, 0, 0, 0};
-        mma(tile, low, v);
-        mma(tile, high, v);
-        values = {fmaf(values.x, shrink[0], tile.x), fmaf(values.y, shrink[0], tile.y), fmaf(values.z, shrink[1], tile.z), fmaf(values.w, shrink[1], tile.w)};
+        float largest[HALVES];
+        bool risen = false;
+#pragma unroll
+        for (i32 h = 0; h < HALVES; h++)
+        {
+            largest[h] = fmaxf(fmaxf(x[h][0], x[h][1]), fmaxf(x[h][2], x[h][3]));
+            risen |= largest[h] > origin[h] + MARGIN;
+        }
+        if (__any_sync(0xffffffff, risen))
+        {
+            keep_branch();
+#pragma unroll
+            for (i32 h = 0; h < HALVES; h++)
+            {
+                largest[h] = fmaxf(largest[h], __shfl_xor_sync(0xffffffff, largest[h], 1));
+                largest[h] = fmaxf(largest[h], __shfl_xor_sync(0xffffffff, largest[h], 2));
+                bool rises = largest[h] > origin[h] + MARGIN;
+                float shrink = rises ? exp2_approx(origin[h] - largest[h]) : 1;
+                origin[h] = rises ? largest[h] : origin[h];
+                sum[h] *= shrink;
+                float even = __shfl_sync(0xffffffff, shrink, threadIdx.x % 4 * 8), odd = __shfl_sync(0xffffffff, shrink, threadIdx.x % 4 * 8 + 4);
+#pragma unroll
+                for (i32 n = 0; n < COLUMNS / 16; n++)
+                    values[h][n] = {values[h][n].x * even, values[h][n].y * odd, values[h][n].z * even, values[h][n].w * odd};
+            }
+        }
+#pragma unroll
+        for (i32 h = 0; h < HALVES; h++)
+        {
+            float from = origin[h] == minus_infinity() ? 0 : origin[h];
+#pragma unroll
+            for (i32 j = 0; j < 4; j++)
+                x[h][j] = exp2_approx(x[h][j] - from);
+        }
     }
+
     __device__ __forceinline__ static u32 rest(u32 high, float low_half, float high_half)
     {
         f32x2 rounded = unpack(high);
@@ -129,15 +234,20 @@ private:
 #else
 
 // A warp's 8 query rows: lane l holds key l % 16 of the logits, columns 4l to 4l + 3 (and + 128) of the values.
-struct WarpRows
+template <i32 Rows, bool Chained> struct WarpRows
 {
     static constexpr i32 LANE_UNITS = (UNITS + 31) / 32;
     f32x4 values[ROWS][LANE_UNITS];
     float maximum[ROWS], sum[ROWS];
     Sight sights[ROWS];
+    u32 query;
+    i32 first_query, rows;
 
-    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, i32 first_row, i32)
+    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, i32 end, u32 query_rows, i32 first_row, i32 tile_rows, i32)
     {
+        query = query_rows;
+        first_query = first_row;
+        rows = tile_rows;
 #pragma unroll
         for (i32 r = 0; r < ROWS; r++)
         {
@@ -146,11 +256,12 @@ struct WarpRows
                 values[r][c] = {0, 0, 0, 0};
             maximum[r] = minus_infinity();
             sum[r] = 0;
-            sights[r] = sight_of(p, item, first_row + r);
+            sights[r] = sight_of(p, item, item.tile * rows + first_row + r);
+            sights[r].limit = sights[r].limit < end ? sights[r].limit : end;
         }
     }
 
-    __device__ __forceinline__ void take(const AttentionParams& p, u32 query, i32 first_query, i32 rows, u32 keys, u32 value_rows, i32 first_key, i32 first_slot, i32 end_slot, u32 positions)
+    __device__ __forceinline__ void take(const AttentionParams& p, u32 keys, u32 value_rows, i32 first_key, i32 first_slot, u32 positions)
     {
         i32 lane = threadIdx.x % 32, key = lane % 16, slot = first_slot + key;
         float x[ROWS];
@@ -174,8 +285,10 @@ struct WarpRows
         for (i32 r = 0; r < ROWS; r++)
         {
             x[r] += __shfl_xor_sync(0xffffffff, x[r], 16);
-            bool seen = slot < end_slot && slot < sights[r].limit && position > sights[r].oldest;
-            x[r] = seen ? logit_of(p, x[r]) : minus_infinity();
+            float logit = x[r] * p.scale;
+            if (p.soft_cap > 0)
+                logit = capped(p, logit);
+            x[r] = slot < sights[r].limit && position > sights[r].oldest ? logit : minus_infinity();
             float largest = x[r];
 #pragma unroll
             for (i32 step = 8; step > 0; step /= 2)
@@ -214,7 +327,7 @@ struct WarpRows
         }
     }
 
-    __device__ __forceinline__ void leave(u32 exchange, u32 sums, i32 first_row, i32 rows)
+    __device__ __forceinline__ void leave(u32 exchange, u32 sums, i32 first_row, i32 rows_there)
     {
         i32 lane = threadIdx.x % 32;
 #pragma unroll
@@ -224,7 +337,7 @@ struct WarpRows
             for (i32 step = 8; step > 0; step /= 2)
                 sum[r] += __shfl_xor_sync(0xffffffff, sum[r], step);
             i32 row = first_row + r;
-            if (row >= rows)
+            if (row >= rows_there)
                 continue;
             if (lane == 0)
                 store_shared_x2(sums + row * 8, {__float_as_uint(maximum[r]), __float_as_uint(sum[r])});

@@ -1,20 +1,20 @@
 // From the partial sums of a chunk's parts to the factor its scores need: G = sum of X^T·X less n·r·r^T for the residual mean r of X,
 //     G + eps·I = L·L^T,   L^-1, and L^-1·r.
-// partials f32 [parts·Hkv, k·(k + 1)/2 + k] from sketch_gram, added in order in double; totals f64 [chunks·Hkv, k·(k + 1)/2 + k + 1], or 0: what earlier pieces of a
+// partials f32 [parts·Hkv, 256·blocks + k] from sketch_gram, added in order in double; totals f64 [chunks·Hkv, 256·blocks + k + 1], or 0: what earlier pieces of a
 // sequence left (zeros at its start), to which this call's sums and token count are added. factors, of every (chunk, head):
 //     u32 [k / 8][k / 16][3][lane][2]: the second operands of Y = X·L^-T for mma, in three bf16 parts,
 //     f32 [k]: L^-1·r.
 //
-// Cost: k²/2 floats read a part, 2·k³/3 flops in double, latency of k steps; one block a (chunk, head). L8, k = 48: 752 partials, 4 MB; about 20 us.
+// Cost: k²/2 and more floats read a part, 2·k³/3 flops in double, latency of k steps; one block a (chunk, head). L8, k = 48: 752 partials, 5 MB; about 20 us.
 // The ridge is max(epsilon, 2^-20 of the mean diagonal), times 10 after a bad pivot, at most five times; a failure is reported and gives zero scores.
 //
-// Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, shared = 40·k bytes.
+// Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, shared = InverseFactor's and 8·k bytes.
 #include "chunks.cuh"
 #include "cholesky.cuh"
 #include "split.cuh"
 #include "status.cuh"
 
-constexpr i32 K = COMPACTOR_SKETCH_DIM, K_TILES = K / 16, TRIANGLE = K * (K + 1) / 2, THREADS = 256;
+constexpr i32 K = COMPACTOR_SKETCH_DIM, K_TILES = K / 16, GRAM = K_TILES * (K_TILES + 1) / 2 * 256, THREADS = 256;
 constexpr i32 FRAGMENTS_BYTES = K / 8 * K_TILES * 768, FACTOR_BYTES = FRAGMENTS_BYTES + K * 4;
 
 using Factor = InverseFactor<double, K>;
@@ -42,9 +42,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_con
     i32 parts = parts_of(chunk.count);
     u32 sums_at = shared_base() + Factor::SharedBytes;
 
-    const float* partials = (const float*)p.partials + ((i64)first_part * heads + head) * (TRIANGLE + K);
-    i64 part_stride = (i64)heads * (TRIANGLE + K);
-    double* totals = p.totals != 0 ? (double*)p.totals + (i64)blockIdx.x * (TRIANGLE + K + 1) : nullptr;
+    const float* partials = (const float*)p.partials + ((i64)first_part * heads + head) * (GRAM + K);
+    i64 part_stride = (i64)heads * (GRAM + K);
+    double* totals = p.totals != 0 ? (double*)p.totals + (i64)blockIdx.x * (GRAM + K + 1) : nullptr;
     double w[Factor::Elements] = {}, sum = 0, count = chunk.count;
 #pragma unroll (K <= 64 ? 8 : 1)
     for (i32 part = 0; part < parts; part++, partials += part_stride)
@@ -53,10 +53,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_con
         for (i32 a = 0; a < K_TILES; a++)
 #pragma unroll
             for (i32 b = 0; b <= a; b++)
-                if (a > b || r >= c)
-                    w[Factor::index(a, b)] += partials[(a * 16 + r) * (a * 16 + r + 1) / 2 + b * 16 + c];
+                w[Factor::index(a, b)] += partials[Factor::index(a, b) * 256 + thread];
         if (thread < K)
-            sum += partials[TRIANGLE + thread];
+            sum += partials[GRAM + thread];
     }
     if (totals != nullptr)
     {
@@ -64,17 +63,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_con
         for (i32 a = 0; a < K_TILES; a++)
 #pragma unroll
             for (i32 b = 0; b <= a; b++)
-                if (a > b || r >= c)
-                {
-                    double& total = totals[(a * 16 + r) * (a * 16 + r + 1) / 2 + b * 16 + c];
-                    total = w[Factor::index(a, b)] += total;
-                }
+            {
+                double& total = totals[Factor::index(a, b) * 256 + thread];
+                total = w[Factor::index(a, b)] += total;
+            }
         if (thread < K)
-            totals[TRIANGLE + thread] = sum += totals[TRIANGLE + thread];
-        count += totals[TRIANGLE + K];
+            totals[GRAM + thread] = sum += totals[GRAM + thread];
+        count += totals[GRAM + K];
         __syncthreads();
         if (thread == 0)
-            totals[TRIANGLE + K] = count;
+            totals[GRAM + K] = count;
         if (!p.finish)
             return;
     }

@@ -1,31 +1,34 @@
 // Fusion, s = z(pool(a·||v||)) + lambda·z(o), z = (x - mean)/std over a head, a sequence or a chunk; +inf for protected tokens; the first digit of the top-k.
-// Elements that are not finite take no part in the statistics and end as the lowest finite score. z is 0 where std <= 2^-16·max|x|.
+// Elements that are not finite take no part in the statistics and end as the lowest finite score. z is 0 where std <= 2^-16·max|x|, or is no normal float32.
 //
-// leverage, attention, scores f32 [N, Hkv] (ragged: [pairs], head by head, leverage alone); mean and variance in double, in two shifted passes.
-// A unit is up to 512 scored tokens of one head within one chunk, a warp's work: its lanes' sums meet in a fixed tree and leave a partial; whichever warp ends a scope
-// last adds the scope's partials in their order. So a statistic depends on its own scope's elements alone. 8 heads of 131072 tokens: 2048 partials, 32 KB.
+// leverage, attention, scores f32 [N, Hkv] (ragged: [pairs], head by head, leverage alone). A block takes a tile (radix.cuh) of one chunk of scored tokens, keeps it in
+// registers, and leaves its mean and the squares about that mean, in double, a scope; the block that ends a chunk adds its tiles in their order:
+//     mean = sum n_i·m_i / n,   squares = sum q_i + n_i·(m_i - mean)²
+// which shifts as two passes over the elements do, without the second. Means and squares depend on their own scope's elements alone.
 //
-// Bytes: a and o are read three times, scores written twice: 20 bytes a pair, in L2 (4 MB each at L8). Flops: about 12 in double a pair. Floor ~10 us with select;
-// three launches of 1.05 M pairs at L2 speed take about 4 us each.
+// Bytes: a is read once (its neighbours from L1), o twice, scores written twice and read once: 24 bytes a pair, in L2 (4 MB each at L8). Flops: 6 in double a pair of either term. 8 heads of 131072
+// tokens: 512 tiles a term, 4096 partials of 24 bytes. Two launches of about 6 us at 1.05 M pairs, of which the loads that all wait for one another's latency (tables, elements,
+// counter, partials) are two thirds.
 //
-// fuse_sums      grid: (ceil(most units of a term / 8), 2)   threads: 256   shared: 0            pools, writes pooled a to scores, means
-// fuse_squares   grid: the same                              threads: 256   shared: 0            deviations
-// fuse_scores    grid: block_starts[B]                       threads: 256   shared: 8256 bytes   z, blend, protection, status, first digit
-// Of a term and sequence: n = its scored tokens (ragged: the most of a head); chunk C = chunk, or n where chunk is 0; units = Hkv·ceil(n / C)·ceil(C / 512);
-// scopes = Hkv where per_head (chunk is 0 then), else ceil(n / C), 1 for chunk 0 and n > 0. A term is left out by raw = 0.
-// Workspace of a term: 16 bytes a unit, 24 a scope, and 4 a scope of counters, which are zero before and after. status and non_finite are zero before.
+// fuse_statistics  grid: (most tiles of a term, 2)                                  threads: 256   shared: 8256 bytes   pools, writes pooled a to scores; means, deviations
+// fuse_scores      grid: (tile_starts[B] of the segments, segments of a sequence)   threads: 256   shared: 8256 bytes   z, blend, protection, status, first digit
+// Of a term and sequence: n = its scored tokens (ragged: the most of a head); chunk C = chunk, or n where chunk is 0; tiles = ceil(n / C)·ceil(C / tokens of a tile);
+// scopes = Hkv where per_head (chunk is 0 then), else ceil(n / C), 1 for chunk 0 and n > 0. A term is left out by raw = 0 and tiles = 0.
+// Workspace of a term: 24 bytes a tile and scope of its chunk (Hkv where per_head, else 1), 16 a scope, and 4 a scope of counters, which are zero before and after.
+// status and non_finite are zero before.
 #include "radix.cuh"
 #include "status.cuh"
 
 struct FuseTerm
 {
     u64 raw;             // f32, the scores as computed
-    u64 unit_starts;     // i32 [B+1]
+    u64 tile_starts;     // i32 [B+1]
     u64 scope_starts;    // i32 [B+1]
-    u64 partials;        // Partial [units]
+    u64 partials;        // Partial [tiles, scopes of a chunk]
     u64 statistics;      // Statistics [scopes]
-    u64 counters;        // u32 [scopes]
-    i32 chunk, per_head;
+    u64 counters;        // u32 [scopes], one a chunk in use
+    i32 chunk, per_head, tiles;
+    i32 none;
 };
 
 struct FuseParams
@@ -45,16 +48,12 @@ struct FuseParams
 
 struct Partial
 {
-    double sum;
+    double mean, squares;
     float largest;
     u32 count;
 };
-struct Statistics
-{
-    double mean, inverse;
-    float largest;
-    u32 count;
-};
+// z = ((x - mean) - rest)·inverse in float32: mean and rest are the mean in two parts, so that x near it loses no digits.
+struct alignas(16) Statistics { float mean, rest, inverse, none; };
 
 // The scored tokens of a head: all, or all but the protected ones.
 struct Range { i32 begin, end; };
@@ -65,40 +64,52 @@ __device__ __forceinline__ Range scored_tokens(const FuseParams& p, i32 length)
     return length <= (i64)p.protect_first + p.protect_last ? Range{0, 0} : Range{p.protect_first, length - p.protect_last};
 }
 
-struct FuseUnit
-{
-    i32 sequence, head, scope;
-    i32 begin, end;                       // tokens
-    Range scored;
-    i32 index;                            // among all units of the term
-    i32 first_index, stride, scope_units; // the scope's units are first_index + stride·[0, scope_units)
-};
-__device__ __forceinline__ bool find_unit(const FuseParams& p, const FuseTerm& term, FuseUnit& unit)
-{
-    const i32* unit_starts = (const i32*)term.unit_starts;
-    const i32* scope_starts = (const i32*)term.scope_starts;
-    unit.index = blockIdx.x * PAIR_WARPS + threadIdx.x / 32;
-    if (unit.index >= unit_starts[p.segments.sequences])
-        return false;
-    i32 b = unit.sequence = row_of(unit_starts, p.segments.sequences, unit.index);
-    i32 heads = p.segments.pairs.heads, all = unit_starts[b + 1] - unit_starts[b], local = unit.index - unit_starts[b];
-    i32 pieces = term.chunk > 0 ? ceil_div(term.chunk, STRIP) : all / heads;
-    i32 slice = local / heads, chunk = slice / pieces, piece = slice - chunk * pieces;
-    unit.head = local - slice * heads;
-    unit.scope = scope_starts[b] + (term.per_head ? unit.head : chunk);
-    unit.first_index = unit_starts[b] + (term.per_head ? unit.head : chunk * pieces * heads);
-    unit.stride = term.per_head ? heads : 1;
-    unit.scope_units = term.per_head ? pieces : pieces * heads;
-    unit.scored = scored_tokens(p, length_of(p.segments.pairs, b, unit.head));
-    i32 end = term.chunk > 0 && (piece + 1) * STRIP > term.chunk ? term.chunk : (piece + 1) * STRIP;
-    i64 origin = (i64)unit.scored.begin + (i64)chunk * term.chunk;
-    unit.begin = (i32)(origin + piece * STRIP < unit.scored.end ? origin + piece * STRIP : unit.scored.end);
-    unit.end = (i32)(origin + end < unit.scored.end ? origin + end : unit.scored.end);
-    return true;
-}
-
 __device__ __forceinline__ bool is_finite(float x) { return fabsf(x) <= 3.40282347e38f; }
 
+// The chunk that a block's tile is a piece of, with the scopes it holds.
+struct FuseTile
+{
+    i32 sequence, chunk, piece, pieces;
+    i32 first_scope, scopes;
+    Span span;
+};
+__device__ __forceinline__ FuseTile tile_of_block(const FuseParams& p, const FuseTerm& term)
+{
+    const i32* tile_starts = (const i32*)term.tile_starts;
+    i32 heads = p.segments.pairs.heads;
+    FuseTile tile;
+    i32 b = tile.sequence = row_of(tile_starts, p.segments.sequences, blockIdx.x), first = tile_starts[b], local = blockIdx.x - first;
+    tile.span = span_of(p.segments.pairs, b);
+    tile.pieces = term.chunk > 0 ? ceil_div(term.chunk, tile_tokens(heads)) : tile_starts[b + 1] - first;
+    tile.chunk = local / tile.pieces;
+    tile.piece = local - tile.chunk * tile.pieces;
+    tile.scopes = term.per_head ? heads : 1;
+    tile.first_scope = ((const i32*)term.scope_starts)[b] + (term.per_head ? 0 : tile.chunk);
+    return tile;
+}
+__device__ __forceinline__ Strand strand_of(const FuseTerm& term, const FuseTile& tile, const Place& place, const Row& row, const Range& scored)
+{
+    i64 origin = scored.begin + (i64)tile.chunk * term.chunk, begin = origin + (i64)tile.piece * THREAD_TOKENS * place.groups, end = scored.end;
+    end = term.chunk > 0 && origin + term.chunk < end ? origin + term.chunk : end;
+    begin = begin < end ? begin : end;
+    return strand_of(place, row, (i32)begin, (i32)end);
+}
+
+// Shared memory: 16 bytes a thread, 8 a thread, 8 a scope.
+constexpr u32 THREAD_SUMS = 0, THREAD_SQUARES = PAIR_THREADS * 16, SCOPE_MEANS = PAIR_THREADS * 24;
+
+struct Sum
+{
+    double sum;
+    float largest;
+    u32 count;
+};
+__device__ __forceinline__ void operator+=(Sum& x, const Sum& y)
+{
+    x.sum += y.sum;
+    x.largest = fmaxf(x.largest, y.largest);
+    x.count += y.count;
+}
 __device__ __forceinline__ double warp_sum(double x)
 {
 #pragma unroll
@@ -106,7 +117,7 @@ __device__ __forceinline__ double warp_sum(double x)
         x += __shfl_xor_sync(0xffffffff, x, step);
     return x;
 }
-__device__ __forceinline__ Partial warp_sum(Partial x)
+__device__ __forceinline__ Sum warp_sum(Sum x)
 {
     x.sum = warp_sum(x.sum);
 #pragma unroll
@@ -116,159 +127,240 @@ __device__ __forceinline__ Partial warp_sum(Partial x)
     return x;
 }
 
-// Leaves a unit's partial, and says whether the scope's partials are then complete.
-__device__ __forceinline__ bool leave_partial(const FuseTerm& term, const FuseUnit& unit, Partial partial)
+// Who adds up what the threads of a tile have of a scope, thread t of scope t % scopes: a warp each of up to 8 scopes, a thread each of more, which have few threads then.
+struct Team { i32 scope, lane, lanes; };
+__device__ __forceinline__ Team team_of(i32 scopes)
 {
-    u32 last = 0;
-    if (threadIdx.x % 32 == 0)
-    {
-        ((Partial*)term.partials)[unit.index] = partial;
-        u32* counter = (u32*)term.counters + unit.scope;
-        last = atomic_add_acq_rel(counter, 1) == (u32)unit.scope_units - 1;
-        if (last)
-            *counter = 0;
-    }
-    __syncwarp();   // what lane 0 has acquired, all lanes may read
-    return __shfl_sync(0xffffffff, last, 0) != 0;
+    i32 lanes = scopes <= PAIR_WARPS ? 32 : 1;
+    return {(i32)threadIdx.x / lanes, (i32)threadIdx.x % lanes, lanes};
 }
 
-__device__ __forceinline__ Partial scope_sum(const FuseTerm& term, const FuseUnit& unit)
+__device__ __forceinline__ Sum scope_sum(const Team& team, i32 scopes, const Sum& own)
 {
-    const Partial* partials = (const Partial*)term.partials + unit.first_index;
-    Partial sum = {0, 0, 0};
-#pragma unroll 4
-    for (i32 i = threadIdx.x % 32; i < unit.scope_units; i += 32)
-    {
-        Partial one = partials[(i64)i * unit.stride];
-        sum.sum += one.sum;
-        sum.largest = fmaxf(sum.largest, one.largest);
-        sum.count += one.count;
-    }
-    return warp_sum(sum);
-}
-
-// Mean of a·||v|| over a window of tokens, zeros outside, divided by the full width.
-__device__ __forceinline__ float pooled(const FuseParams& p, const FuseUnit& unit, i32 token)
-{
-    i32 half = (i32)p.pool_width / 2, first = token - half, last = token + half;
-    first = first < unit.scored.begin ? unit.scored.begin : first;
-    last = last < unit.scored.end ? last : unit.scored.end - 1;
-    double sum = 0;
-    for (i32 t = first; t <= last; t++)
-    {
-        i64 pair = pair_of(p.segments.pairs, unit.sequence, unit.head, t);
-        float a = ((const float*)p.attention.raw)[pair];
-        sum += p.value_norms ? a * ((const float*)p.value_norms)[pair] : a;
-    }
-    return (float)(sum / (double)p.pool_width);
-}
-
-extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_sums(const __grid_constant__ FuseParams p)
-{
-    bool attention = blockIdx.y == 0;
-    const FuseTerm& term = attention ? p.attention : p.leverage;
-    FuseUnit unit;
-    if (term.raw == 0 || !find_unit(p, term, unit))
-        return;
-    Partial partial = {0, 0, 0};
-    for (i32 token = unit.begin + threadIdx.x % 32; token < unit.end; token += 32)
-    {
-        i64 pair = pair_of(p.segments.pairs, unit.sequence, unit.head, token);
-        float x = attention ? pooled(p, unit, token) : ((const float*)term.raw)[pair];
-        if (attention)
-            ((float*)p.scores)[pair] = x;
-        if (is_finite(x))
+    u32 shared = shared_base() + THREAD_SUMS;
+    u64 bits = (u64)__double_as_longlong(own.sum);
+    store_shared_x4(shared + threadIdx.x * 16, {(u32)bits, (u32)(bits >> 32), __float_as_uint(own.largest), own.count});
+    __syncthreads();
+    Sum sum = {0, 0, 0};
+    if (team.scope < scopes)
+        for (i32 i = team.lane; i < PAIR_THREADS / scopes; i += team.lanes)
         {
-            partial.sum += x;
-            partial.largest = fmaxf(partial.largest, fabsf(x));
-            partial.count++;
+            u32x4 x = load_shared_x4(shared + (i * scopes + team.scope) * 16);
+            sum += {__longlong_as_double((i64)((u64)x.y << 32 | x.x)), __uint_as_float(x.z), x.w};
         }
-    }
-    if (!leave_partial(term, unit, warp_sum(partial)))
-        return;
-    Partial all = scope_sum(term, unit);
-    if (threadIdx.x % 32 == 0)
-        ((Statistics*)term.statistics)[unit.scope] = {all.count == 0 ? 0 : all.sum / all.count, 0, all.largest, all.count};
+    return team.lanes == 32 ? warp_sum(sum) : sum;
+}
+__device__ __forceinline__ double scope_squares(const Team& team, i32 scopes, double own)
+{
+    u32 shared = shared_base() + THREAD_SQUARES;
+    store_shared_f64(shared + threadIdx.x * 8, own);
+    __syncthreads();
+    double sum = 0;
+    if (team.scope < scopes)
+        for (i32 i = team.lane; i < PAIR_THREADS / scopes; i += team.lanes)
+            sum += load_shared_f64(shared + (i * scopes + team.scope) * 8);
+    return team.lanes == 32 ? warp_sum(sum) : sum;
 }
 
-extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_squares(const __grid_constant__ FuseParams p)
+// Statistics of a scope from the partials of its chunk's tiles, a warp's work.
+__device__ __forceinline__ Statistics statistics_of(const FuseParams& p, const Partial* partials, i32 tiles, i32 stride)
+{
+    i32 lane = threadIdx.x % 32;
+    Sum sum = {0, 0, 0};
+#pragma unroll 8
+    for (i32 i = lane; i < tiles; i += 32)
+    {
+        const Partial& x = partials[(i64)i * stride];
+        sum += {x.mean * x.count, x.largest, x.count};
+    }
+    sum = warp_sum(sum);
+    double mean = sum.count == 0 ? 0 : sum.sum / sum.count, squares = 0;
+#pragma unroll 4
+    for (i32 i = lane; i < tiles; i += 32)
+    {
+        const Partial& x = partials[(i64)i * stride];
+        squares += x.squares + x.count * ((x.mean - mean) * (x.mean - mean));
+    }
+    squares = warp_sum(squares);
+    u32 divisor = p.unbiased && sum.count > 0 ? sum.count - 1 : sum.count;
+    double deviation = sqrt(squares / (divisor > 0 ? divisor : 1));
+    bool varies = deviation > (double)sum.largest / 65536 && deviation >= 1.17549435e-38;
+    float high = (float)mean;
+    return {high, (float)(mean - high), varies ? (float)(1 / (deviation > p.deviation_floor ? deviation : p.deviation_floor)) : 0, 0};
+}
+
+struct Tile { float x[THREAD_TOKENS]; };
+// Zeros where there is no token. `first`: whether the first of the thread's tokens is loaded.
+__device__ __forceinline__ Tile load_tile(const float* from, const Strand& s, bool first = true)
+{
+    Tile tile;
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+        tile.x[k] = s.has(k) && (k > 0 || first) ? from[s.at(k)] : 0;
+    return tile;
+}
+// Mean of a·||v|| over a window of tokens, zeros outside, divided by the full width. Attention scores are never ragged.
+__device__ __forceinline__ Tile load_pooled(const FuseParams& p, const Strand& s, const Range& scored)
+{
+    i32 half = (i32)p.pool_width / 2, heads = p.segments.pairs.heads;
+    const float *scores = (const float*)p.attention.raw, *norms = (const float*)p.value_norms;
+    Tile tile;
+    if (half <= 1)   // up to three terms, whose sum float32 rounds by 2^-23: tokens before, themselves, after; what one load brings to L1 the next ones find there
+    {
+        tile = {};
+#pragma unroll 1
+        for (i32 by = -half; by <= half; by++)
+        {
+            Strand moved = s;
+            moved.pair += by * heads;
+            moved.end = by > 0 && s.end == scored.end ? scored.end - 1 : s.end;
+            bool first = by >= 0 || s.first > scored.begin;   // later ones have a token before
+            Tile a = load_tile(scores, moved, first), v;
+            if (norms)
+                v = load_tile(norms, moved, first);
+#pragma unroll
+            for (i32 k = 0; k < THREAD_TOKENS; k++)
+                tile.x[k] += norms ? a.x[k] * v.x[k] : a.x[k];
+        }
+        float scale = 1 / (float)p.pool_width;
+#pragma unroll
+        for (i32 k = 0; k < THREAD_TOKENS; k++)
+            tile.x[k] *= scale;
+        return tile;
+    }
+    double scale = 1 / (double)p.pool_width;
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+    {
+        i32 first = s.token(k) - half, last = s.token(k) + half;
+        first = first < scored.begin ? scored.begin : first;
+        last = s.has(k) ? last < scored.end ? last : scored.end - 1 : first - 1;
+        double sum = 0;
+#pragma unroll 1
+        for (i32 t = first; t <= last; t++)
+        {
+            u32 pair = s.at(k) + (t - s.token(k)) * heads;
+            sum += norms ? scores[pair] * norms[pair] : scores[pair];
+        }
+        tile.x[k] = (float)(sum * scale);
+    }
+    return tile;
+}
+
+extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_statistics(const __grid_constant__ FuseParams p)
 {
     bool attention = blockIdx.y == 0;
     const FuseTerm& term = attention ? p.attention : p.leverage;
-    FuseUnit unit;
-    if (term.raw == 0 || !find_unit(p, term, unit))
+    if ((i32)blockIdx.x >= term.tiles)
         return;
-    Statistics* statistics = (Statistics*)term.statistics + unit.scope;
-    const float* source = attention ? (const float*)p.scores : (const float*)term.raw;
-    double mean = statistics->mean;
-    Partial partial = {0, 0, 0};
-    for (i32 token = unit.begin + threadIdx.x % 32; token < unit.end; token += 32)
-    {
-        float x = source[pair_of(p.segments.pairs, unit.sequence, unit.head, token)];
-        if (is_finite(x))
-            partial.sum += (x - mean) * (x - mean);
-    }
-    if (!leave_partial(term, unit, warp_sum(partial)))
+    FuseTile tile = tile_of_block(p, term);
+    Place place = place_of(p.segments.pairs.heads);
+    Row row = row_of(p.segments.pairs, tile.span, tile.sequence, place.head);
+    Range scored = scored_tokens(p, row.length);
+    Strand s = strand_of(term, tile, place, row, scored);
+    Tile own = attention ? load_pooled(p, s, scored) : load_tile((const float*)term.raw, s);
+    Sum sum = {0, 0, 0};
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+        if (s.has(k))
+        {
+            if (attention)
+                ((float*)p.scores)[s.at(k)] = own.x[k];
+            if (is_finite(own.x[k]))
+                sum += {own.x[k], fabsf(own.x[k]), 1};
+        }
+    Team team = team_of(tile.scopes);
+    sum = scope_sum(team, tile.scopes, sum);
+    double mean = sum.count == 0 ? 0 : sum.sum / sum.count;
+    bool leads = team.lane == 0 && team.scope < tile.scopes;
+    if (leads)
+        store_shared_f64(shared_base() + SCOPE_MEANS + team.scope * 8, mean);
+    __syncthreads();
+    double center = load_shared_f64(shared_base() + SCOPE_MEANS + (term.per_head ? place.head : 0) * 8), squares = 0;
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+        if (s.has(k) && is_finite(own.x[k]))
+            squares += (own.x[k] - center) * (own.x[k] - center);
+    squares = scope_squares(team, tile.scopes, squares);
+    Partial* partials = (Partial*)term.partials;
+    if (leads)
+        partials[(i64)blockIdx.x * tile.scopes + team.scope] = {mean, squares, sum.largest, sum.count};
+    if (!is_last_block((u32*)term.counters + tile.first_scope, tile.pieces))
         return;
-    double squares = scope_sum(term, unit).sum;
-    if (threadIdx.x % 32 == 0)
+    partials += (i64)(blockIdx.x - tile.piece) * tile.scopes;
+    for (i32 scope = threadIdx.x / 32; scope < tile.scopes; scope += PAIR_WARPS)
     {
-        u32 count = statistics->count, divisor = p.unbiased && count > 0 ? count - 1 : count;
-        double deviation = sqrt(squares / (divisor > 0 ? divisor : 1));
-        double inverse = 1 / (deviation > p.deviation_floor ? deviation : p.deviation_floor);
-        statistics->inverse = deviation > (double)statistics->largest / 65536 ? inverse : 0;
+        Statistics statistics = statistics_of(p, partials + scope, tile.pieces, tile.scopes);
+        if (threadIdx.x % 32 == 0)
+            ((Statistics*)term.statistics)[tile.first_scope + scope] = statistics;
     }
 }
 
-__device__ __forceinline__ double z_of(const FuseTerm& term, i32 b, i32 head, i32 token_from_first, float x)
+// z of a term's elements; a thread's are of one head, but may be of several chunks.
+__device__ __forceinline__ Tile normalized(const FuseTerm& term, const Tile& raw, const Strand& s, i32 sequence, i32 head, const Range& scored)
 {
-    i32 within = term.per_head ? head : term.chunk > 0 ? token_from_first / term.chunk : 0;
-    const Statistics* statistics = (const Statistics*)term.statistics + ((const i32*)term.scope_starts)[b] + within;
-    return (x - statistics->mean) * statistics->inverse;
+    const Statistics* all = (const Statistics*)term.statistics + ((const i32*)term.scope_starts)[sequence];
+    Tile z;
+    Statistics statistics = {0, 0, 0, 0};
+    if (term.chunk == 0 && scored.begin < scored.end)
+        statistics = all[term.per_head ? head : 0];
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+    {
+        if (term.chunk > 0 && s.token(k) >= scored.begin && s.token(k) < scored.end && s.has(k))
+            statistics = all[(s.token(k) - scored.begin) / term.chunk];
+        z.x[k] = ((raw.x[k] - statistics.mean) - statistics.rest) * statistics.inverse;
+    }
+    return z;
 }
 
 extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_scores(const __grid_constant__ FuseParams p)
 {
     Segment g = segment_of_block(p.segments);
-    bool digits = p.segments.histograms != 0;
+    Place place = place_of(g.heads);
+    i32 head = g.first_head + place.head;
+    Row row = row_of(p.segments.pairs, g.span, g.sequence, head);
+    Strand s = strand_of(place, row, g.tile * THREAD_TOKENS * place.groups, row.length);
+    Range scored = scored_tokens(p, row.length);
+    bool digits = p.segments.histograms != 0, with_attention = p.attention.raw != 0, with_leverage = p.leverage.raw != 0;
+    Tile a = {}, o = {};
+    if (with_attention)
+        a = load_tile((const float*)p.scores, s);   // outside the scored tokens nothing was written, and nothing is used
+    if (with_leverage)
+        o = load_tile((const float*)p.leverage.raw, s);
+    if (with_attention)
+        a = normalized(p.attention, a, s, g.sequence, head, scored);
+    if (with_leverage)
+        o = normalized(p.leverage, o, s, g.sequence, head, scored);
+    float weight = (float)((const double*)p.weights)[g.sequence];
     if (digits)
         clear_digits();
-    i32 length = length_of(p.segments.pairs, g.sequence, g.head), lane = threadIdx.x % 32;
-    Range scored = scored_tokens(p, length);
-    double weight = ((const double*)p.weights)[g.sequence];
-    for (i32 first = g.strip * STRIP; first < length && first < (g.strip + 1) * STRIP; first += 32)
-    {
-        i32 token = first + lane;
-        bool bad = false;
-        i64 pair = pair_of(p.segments.pairs, g.sequence, g.head, token);
-        if (token < length)
+    u32 bad = 0;
+    i32 first_bad = 0;
+#pragma unroll
+    for (i32 k = THREAD_TOKENS - 1; k >= 0; k--)
+        if (s.has(k))
         {
+            i32 token = s.token(k);
             float fused = 0;
             if (token >= scored.begin && token < scored.end)
+                fused = with_leverage ? a.x[k] + weight * o.x[k] : a.x[k];
+            if (!is_finite(fused))
             {
-                if (p.attention.raw)
-                    fused = (float)z_of(p.attention, g.sequence, g.head, token - scored.begin, ((const float*)p.scores)[pair]);
-                if (p.leverage.raw)
-                {
-                    double z = weight * z_of(p.leverage, g.sequence, g.head, token - scored.begin, ((const float*)p.leverage.raw)[pair]);
-                    fused = (float)(p.attention.raw ? fused + z : z);
-                }
-            }
-            bad = !is_finite(fused);
-            if (bad)
                 fused = -3.40282347e38f;
-            if (token < p.protect_first || token >= length - (i64)p.protect_last)
+                bad++;
+                first_bad = token;
+            }
+            if (token < p.protect_first || token >= row.length - (i64)p.protect_last)
                 fused = __uint_as_float(0x7f800000);
-            ((float*)p.scores)[pair] = fused;
+            ((float*)p.scores)[s.at(k)] = fused;
             if (digits)
                 count_digit(key_of(fused), 0, 0);
         }
-        u32 found = __ballot_sync(0xffffffff, bad);
-        if (found != 0 && lane == __ffs(found) - 1)
-        {
-            atomic_add_global((u32*)p.non_finite, __popc(found));
-            report(p.status, STATUS_NON_FINITE_SCORE, p.segments.pairs.ragged ? (i32)pair : ((const i32*)p.segments.pairs.offsets)[g.sequence] + token, g.head);
-        }
+    if (bad != 0)
+    {
+        atomic_add_global((u32*)p.non_finite, bad);
+        report(p.status, STATUS_NON_FINITE_SCORE, row.start + first_bad, head);
     }
     if (digits)
     {

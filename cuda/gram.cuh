@@ -11,8 +11,9 @@ constexpr i32 BLOCKS = K_TILES * (K_TILES + 1) / 2;
 constexpr i32 BLOCK_WARPS = BLOCKS <= 4 ? 1 : BLOCKS <= 8 ? 2 : BLOCKS <= 16 ? 4 : WARPS, TOKEN_WARPS = WARPS / BLOCK_WARPS;
 constexpr i32 BLOCKS_PER_WARP = ceil_div(BLOCKS, BLOCK_WARPS);
 
-constexpr i32 TRIANGLE = K * (K + 1) / 2;   // packed by rows: element (r, c), c <= r, is at r·(r + 1) / 2 + c
-__device__ __forceinline__ constexpr i32 triangle_row(i32 r) { return r * (r + 1) / 2; }
+// Blocks are numbered by rows: (a, b), b <= a, is a·(a + 1) / 2 + b. Floats of all, each 16 x 16.
+__device__ __forceinline__ constexpr i32 block_of(i32 a, i32 b) { return a * (a + 1) / 2 + b; }
+constexpr i32 GRAM = BLOCKS * 256;
 
 using GramBlocks = f32x4[BLOCKS_PER_WARP][2];
 
@@ -40,7 +41,7 @@ template <i32 Tokens> __device__ __forceinline__ void store_sketch(u32 x_at, con
 // Adds the columns of a warp's tokens to its K floats at `parts_at`, or starts them. Returns whether they are finite.
 __device__ __forceinline__ bool add_columns(u32 parts_at, const f32x4 (&x)[K_TILES][N_TILES], bool start, i32 lane)
 {
-    bool finite = true;
+    float all = 0;
 #pragma unroll
     for (i32 i = 0; i < K_TILES; i++)
     {
@@ -51,12 +52,12 @@ __device__ __forceinline__ bool add_columns(u32 parts_at, const f32x4 (&x)[K_TIL
             top += x[i][n].x + x[i][n].y;
             bottom += x[i][n].z + x[i][n].w;
         }
+        all += 0 * top + 0 * bottom;   // 0, or no number
         for (i32 mask = 1; mask <= 2; mask *= 2)
         {
             top += __shfl_xor_sync(0xffffffff, top, mask);
             bottom += __shfl_xor_sync(0xffffffff, bottom, mask);
         }
-        finite &= is_finite(top) & is_finite(bottom);
         u32 at = parts_at + (i * 16 + lane / 4) * 4;
         if (lane % 4 == 0)
         {
@@ -64,16 +65,16 @@ __device__ __forceinline__ bool add_columns(u32 parts_at, const f32x4 (&x)[K_TIL
             store_shared_f32(at + 32, start ? bottom : load_shared_f32(at + 32) + bottom);
         }
     }
-    return finite;
+    return all == 0;
 }
 
 struct BlockIndex { i32 row, column; };
 __device__ __forceinline__ BlockIndex block_index(i32 block)
 {
     i32 row = 0;
-    while (triangle_row(row + 1) <= block)
+    while (block_of(row + 1, 0) <= block)
         row++;
-    return {row, block - triangle_row(row)};
+    return {row, block - block_of(row, 0)};
 }
 
 __device__ __forceinline__ void add(f32x4& sum, f32x4 x) { sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w}; }
@@ -81,8 +82,10 @@ __device__ __forceinline__ void add(f32x4& sum, f32x4 x) { sum = {sum.x + x.x, s
 // Adds 16·token_steps tokens of the tile.
 template <i32 Tokens> __device__ __forceinline__ void add_gram(GramBlocks& gram, u32 x_at, i32 token_steps, i32 warp, i32 lane)
 {
+    // Matrices in the order of a first operand (columns 0 to 7 and 8 to 15 of the sketch, then the next 8 tokens), and of two second ones.
     i32 matrix = lane / 8;
-    u32 lane_at = x_at + matrix_offset<Tokens>(0, matrix & 1, matrix >> 1) + lane % 8 * 16;
+    u32 first_at = x_at + matrix_offset<Tokens>(0, matrix & 1, matrix >> 1) + lane % 8 * 16, second_at = x_at + matrix_offset<Tokens>(0, matrix >> 1, matrix & 1) + lane % 8 * 16;
+    u32 low_part = matrix_offset<Tokens>(1, 0, 0);
 #pragma unroll
     for (i32 slot = 0; slot < BLOCKS_PER_WARP; slot++)
     {
@@ -90,38 +93,31 @@ template <i32 Tokens> __device__ __forceinline__ void add_gram(GramBlocks& gram,
         if (block >= BLOCKS)
             break;
         BlockIndex at = block_index(block);
-        u32 row_at = lane_at + matrix_offset<Tokens>(0, 2 * at.row, 0), column_at = lane_at + matrix_offset<Tokens>(0, 2 * at.column, 0);
+        u32 row_at = first_at + matrix_offset<Tokens>(0, 2 * at.row, 0), column_at = second_at + matrix_offset<Tokens>(0, 2 * at.column, 0);
         for (i32 step = warp / BLOCK_WARPS; step < token_steps; step += TOKEN_WARPS)
         {
             u32 tokens = step * 256;
-            u32x4 high = ldmatrix_x4(row_at + tokens), low = ldmatrix_x4(row_at + tokens + matrix_offset<Tokens>(1, 0, 0));
-            u32x4 b = high, b_low = low;
-            if (at.row != at.column)
-            {
-                b = ldmatrix_x4(column_at + tokens);
-                b_low = ldmatrix_x4(column_at + tokens + matrix_offset<Tokens>(1, 0, 0));
-            }
+            u32x4 high = ldmatrix_x4(row_at + tokens), low = ldmatrix_x4(row_at + tokens + low_part), b = ldmatrix_x4(column_at + tokens), b_low = ldmatrix_x4(column_at + tokens + low_part);
             // Small products first, and a fresh sum every step: the tensor cores cut what they add, float32 additions round.
-            f32x4 left = {0, 0, 0, 0}, right = {0, 0, 0, 0};
-            mma_bf16(left, low, {b_low.x, b_low.z});
-            mma_bf16(right, low, {b_low.y, b_low.w});
-            mma_bf16(left, low, {b.x, b.z});
-            mma_bf16(right, low, {b.y, b.w});
-            mma_bf16(left, high, {b_low.x, b_low.z});
-            mma_bf16(right, high, {b_low.y, b_low.w});
-            mma_bf16(left, high, {b.x, b.z});
-            mma_bf16(right, high, {b.y, b.w});
+            f32x4 left = mma_bf16_product(low, {b_low.x, b_low.y}), right = mma_bf16_product(low, {b_low.z, b_low.w});
+            mma_bf16(left, low, {b.x, b.y});
+            mma_bf16(right, low, {b.z, b.w});
+            mma_bf16(left, high, {b_low.x, b_low.y});
+            mma_bf16(right, high, {b_low.z, b_low.w});
+            mma_bf16(left, high, {b.x, b.y});
+            mma_bf16(right, high, {b.z, b.w});
             add(gram[slot][0], left);
             add(gram[slot][1], right);
         }
     }
 }
 
-// Sums the warps' blocks into a packed triangle, and the columns of the first `warps` of them into K floats, in warp order; ends with a barrier. Shared memory:
-// TRIANGLE floats at gram_at and K floats at sums_at, neither in use; the warps' columns at parts_at.
+// Sums the warps' blocks, and the columns of the first `warps` of them into K floats, in warp order; ends with a barrier. Shared memory: GRAM floats at gram_at
+// and K floats at sums_at, neither in use; the warps' columns at parts_at.
 __device__ __forceinline__ void meet_gram(u32 gram_at, u32 sums_at, u32 parts_at, const GramBlocks& gram, i32 warps, i32 thread)
 {
     i32 warp = thread / 32, lane = thread % 32, quad = lane % 4;
+    u32 lane_at = gram_at + (lane / 4 * 16 + quad * 2) * 4;
     for (i32 turn = 0; turn < TOKEN_WARPS; turn++)
     {
         if (warp / BLOCK_WARPS == turn)
@@ -131,21 +127,24 @@ __device__ __forceinline__ void meet_gram(u32 gram_at, u32 sums_at, u32 parts_at
                 i32 block = warp % BLOCK_WARPS + slot * BLOCK_WARPS;
                 if (block >= BLOCKS)
                     break;
-                BlockIndex index = block_index(block);
+                // All are read before any is written.
+                u32x2 before[2][2] = {};
+                if (turn > 0)
+#pragma unroll
+                    for (i32 n = 0; n < 2; n++)
+#pragma unroll
+                        for (i32 half = 0; half < 2; half++)
+                            before[n][half] = load_shared_x2(lane_at + block * 1024 + half * 512 + n * 32);
 #pragma unroll
                 for (i32 n = 0; n < 2; n++)
-                {
-                    i32 r = index.row * 16 + lane / 4, c = index.column * 16 + n * 8 + quad * 2;
-                    auto add = [&](i32 r, i32 c, float x) {
-                        u32 at = gram_at + (triangle_row(r) + c) * 4;
-                        if (c <= r)
-                            store_shared_f32(at, turn == 0 ? x : load_shared_f32(at) + x);
-                    };
-                    add(r, c, gram[slot][n].x);
-                    add(r, c + 1, gram[slot][n].y);
-                    add(r + 8, c, gram[slot][n].z);
-                    add(r + 8, c + 1, gram[slot][n].w);
-                }
+#pragma unroll
+                    for (i32 half = 0; half < 2; half++)
+                    {
+                        float left = half == 0 ? gram[slot][n].x : gram[slot][n].z, right = half == 0 ? gram[slot][n].y : gram[slot][n].w;
+                        u32x2 old = before[n][half];
+                        store_shared_x2(lane_at + block * 1024 + half * 512 + n * 32,
+                            {__float_as_uint(__uint_as_float(old.x) + left), __float_as_uint(__uint_as_float(old.y) + right)});
+                    }
             }
         __syncthreads();
     }

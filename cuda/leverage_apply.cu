@@ -36,20 +36,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) leverage_apply
     i64 item = (i64)part.segment * heads + head;
     const float* center = (const float*)p.centers + item * D;
     const u8* factors = (const u8*)p.factors + item * FACTOR_BYTES;
-    stage_phi(at + PHI_AT, place.phi, thread);
+    stage_phi<Operand::Second>(at + PHI_AT, place.phi, thread);
     for (i32 d = thread; d < D; d += THREADS)
-        store_shared_f32(at + d * 4, center[d]);
+        stage_center(at, d, center[d]);
     for (i32 i = thread; i < K; i += THREADS)
         store_shared_f32(at + SOLVED_MEAN_AT + i * 4, ((const float*)(factors + FRAGMENTS_BYTES))[i]);
     __syncthreads();
 
     float* scores = (float*)p.scores + (i64)(part.chunk.start + first) * heads + head;
+    LaneKeys lane_keys = begin_keys(p.keys, place, part.chunk.start, first + warp * WARP_TOKENS, end, lane);
     for (i32 token = warp * WARP_TOKENS; token < part.count; token += WARPS * WARP_TOKENS)
     {
         u32x4 high[N_TILES / 2][K_TILES], low[N_TILES / 2][K_TILES];
+        prefetch_keys(p.keys, place, part.chunk.start, first + token + 2 * WARPS * WARP_TOKENS, end, lane);
         {
             f32x4 x[N_TILES / 2][2 * K_TILES];
-            sketch(x, p.keys, place, part.chunk.start, first + token, end, at + PHI_AT, at, lane);
+            sketch(x, p.keys, lane_keys, at + PHI_AT, at, lane);
+            lane_keys = begin_keys(p.keys, place, part.chunk.start, first + token + WARPS * WARP_TOKENS, end, lane);
 #pragma unroll
             for (i32 m = 0; m < N_TILES / 2; m++)
 #pragma unroll
@@ -94,16 +97,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) leverage_apply
                 o[m][1] += (y[m].z - left) * (y[m].z - left) + (y[m].w - right) * (y[m].w - right);
             }
         }
+        // Four lanes hold columns of each token: lanes give away half of what they hold until each has the sum of one token.
+        float sums[N_TILES];
 #pragma unroll
-        for (i32 m = 0; m < N_TILES / 2; m++)
+        for (i32 e = 0; e < N_TILES; e++)
+            sums[e] = o[e / 2][e % 2];
 #pragma unroll
-            for (i32 half = 0; half < 2; half++)
-            {
-                for (i32 mask = 1; mask <= 2; mask *= 2)
-                    o[m][half] += __shfl_xor_sync(0xffffffff, o[m][half], mask);
-                i32 own = token + m * 16 + half * 8 + lane / 4;
-                if (quad == 0 && own < part.count)
-                    scores[(i64)own * heads] = is_finite(o[m][half]) ? o[m][half] : 0;   // a key that is not finite has been reported
-            }
+        for (i32 width = N_TILES / 2, mask = 2; mask >= 1; mask /= 2, width /= 2)
+#pragma unroll
+            for (i32 e = 0; e < (width > 0 ? width : 1); e++)
+                if (width == 0)
+                    sums[0] += __shfl_xor_sync(0xffffffff, sums[0], mask);
+                else
+                {
+                    bool upper = (lane & mask) != 0;
+                    float away = upper ? sums[e] : sums[e + width];
+                    sums[e] = (upper ? sums[e + width] : sums[e]) + __shfl_xor_sync(0xffffffff, away, mask);
+                }
+        i32 value = quad / (4 / N_TILES), own = token + value * 8 + lane / 4;
+        if (own < part.count && quad % (4 / N_TILES) == 0)
+            scores[(i64)own * heads] = is_finite(sums[0]) ? sums[0] : 0;   // a key that is not finite has been reported
     }
 }

@@ -1,5 +1,8 @@
 // Top-k by radix selection: the parts that fuse and select share. A segment is what competes for one count: all pairs of a sequence, or those of one head.
-// A warp takes a strip of 512 tokens of one head, a block 8 strips of one segment, so that segments of a few pairs and of millions are alike in cost a pair.
+//
+// A block takes a tile: all heads of a segment (1 or Hkv) and 8·floor(256 / heads) tokens, 2048 pairs. A thread has 8 tokens of one head, floor(256 / heads) apart, so that
+// neighbouring threads read neighbouring words of [N, Hkv], and loads them all before it looks at one: L2 answers after 600 to 800 cycles, and a pass waits for it once.
+// L8: 512 tiles, 31 warps and 32 KB on the way an SM: all 4 MB at once.
 //
 // Keys order as scores do (-0 as 0, NaN lowest). Three rounds fix 11, 11 and 10 bits of the key of rank `wanted`: every block counts the digits of its keys that match
 // the bits fixed so far in shared memory and adds them to the segment's histogram; the last block of the segment picks the digit and leaves the histogram zero.
@@ -8,7 +11,7 @@
 #include "ptx.cuh"
 #include "tensor.cuh"
 
-// How scores of a batch lie in memory: [N, Hkv], or, where heads have lengths of their own (ragged), head by head.
+// How scores of a batch lie in memory: [N, Hkv], or, where heads have lengths of their own (ragged), head by head. At most 256 heads.
 struct Pairs
 {
     u64 offsets;     // i32 [B+1] first token of each sequence, or [B·Hkv+1] first pair of each head
@@ -18,8 +21,7 @@ struct Pairs
 struct Segments
 {
     Pairs pairs;
-    u64 strip_starts;  // i32 [B+1]: strips before each sequence; a sequence has ceil(longest head / 512) of every head
-    u64 block_starts;  // i32 [B+1]: blocks before each sequence, segments_blocks below
+    u64 tile_starts;   // i32 [B+1]: tiles of one segment of each sequence before; a sequence has max(1, ceil(longest head / tokens of a tile))
     u64 kept_starts;   // i32 [S+1]: counts wanted of the segments before each one
     u64 histograms;    // u32 [S, 2048], zero before and after
     u64 states;        // SegmentState [S]
@@ -32,62 +34,89 @@ struct SegmentState
 {
     u32 key;      // bits fixed so far; after three rounds the threshold
     u32 wanted;   // of the keys that share them, how many are kept
-    i64 limit;    // of pairs at the threshold, the last one kept: token · heads of the segment + head within it; -1 for none
+    i64 limit;    // of pairs at the threshold, the last one kept: token · heads of the segment + head within it; -1 for none, ALL_TIES for all
 };
+constexpr i64 ALL_TIES = 0x7fffffffffffffff;
 
-constexpr i32 STRIP = 512, PAIR_THREADS = 256, PAIR_WARPS = PAIR_THREADS / 32;
+constexpr i32 PAIR_THREADS = 256, PAIR_WARPS = PAIR_THREADS / 32, THREAD_TOKENS = 8;
 // Shared memory: a histogram, then 16 words of scratch.
 constexpr i32 DIGITS = 2048, SCRATCH = DIGITS * 4, RADIX_SHARED_BYTES = SCRATCH + 64;
 
-__device__ __forceinline__ i32 length_of(const Pairs& pairs, i32 b, i32 head)
-{
-    i32 at = pairs.ragged ? b * pairs.heads + head : b;
-    return ((const i32*)pairs.offsets)[at + 1] - ((const i32*)pairs.offsets)[at];
-}
-__device__ __forceinline__ i64 pair_of(const Pairs& pairs, i32 b, i32 head, i32 token)
+__device__ __forceinline__ constexpr i32 tile_tokens(i32 heads) { return THREAD_TOKENS * (PAIR_THREADS / heads); }
+
+// Where a sequence lies, if its heads share their length: loaded beside the tables that say which head is meant, not after them.
+struct Span { i32 start, length; };
+__device__ __forceinline__ Span span_of(const Pairs& pairs, i32 b)
 {
     const i32* offsets = (const i32*)pairs.offsets;
-    return pairs.ragged ? (i64)offsets[b * pairs.heads + head] + token : ((i64)offsets[b] + token) * pairs.heads + head;
+    i32 start = offsets[b];
+    return {start, offsets[b + 1] - start};
 }
 
-// The segment of a block, and the strip of each of its warps.
+// A head of a sequence: its tokens' pairs are pair, pair + step, ... A batch has less than 2^31.
+struct Row
+{
+    i32 start, length;   // first token in the batch, or first pair where ragged; tokens
+    u32 pair, step;
+};
+__device__ __forceinline__ Row row_of(const Pairs& pairs, const Span& span, i32 b, i32 head)
+{
+    if (!pairs.ragged)
+        return {span.start, span.length, (u32)span.start * pairs.heads + head, (u32)pairs.heads};
+    Span own = span_of(pairs, b * pairs.heads + head);
+    return {own.start, own.length, (u32)own.start, 1};
+}
+
+// The threads of a tile as groups of one a head; threads beyond the last whole group have no tokens.
+struct Place { i32 head, group, groups; };
+__device__ __forceinline__ Place place_of(i32 heads)
+{
+    i32 group = threadIdx.x / heads;
+    return {(i32)threadIdx.x - group * heads, group, PAIR_THREADS / heads};
+}
+
+// A thread's tokens of a tile [begin, end): first, first + groups, ...
+struct Strand
+{
+    i32 first, groups, end;
+    u32 pair, step;   // pair of the first token, and from a token's to the next one's
+
+    __device__ __forceinline__ i32 token(i32 k) const { return first + k * groups; }
+    __device__ __forceinline__ bool has(i32 k) const { return token(k) < end; }
+    __device__ __forceinline__ u32 at(i32 k) const { return pair + k * step; }
+};
+__device__ __forceinline__ Strand strand_of(const Place& place, const Row& row, i32 begin, i32 end)
+{
+    i32 first = begin + place.group, last = begin + THREAD_TOKENS * place.groups;
+    return {first, place.groups, place.group >= place.groups ? first : end < last ? end : last, row.pair + first * row.step, place.groups * row.step};
+}
+
+// The segment and tile of a block: grid (tile_starts[B], Hkv where per_head, else 1). No load here waits for another where there is one sequence.
 struct Segment
 {
-    i32 index, sequence, first_head, heads, strips, blocks;
-    i32 strip, head;        // of this warp; strip >= strips: none
-    i32 entries;            // index of the segment's first (strip, head) among all
+    i32 index, sequence, first_head, heads, tiles, tile;
+    i32 entries;            // index of the segment's first (tile, head) among all
+    Span span;
 };
 __device__ __forceinline__ Segment segment_of_block(const Segments& s)
 {
-    const i32* block_starts = (const i32*)s.block_starts;
-    const i32* strip_starts = (const i32*)s.strip_starts;
-    i32 warp = threadIdx.x / 32, heads = s.pairs.heads;
+    const i32* tile_starts = (const i32*)s.tile_starts;
     Segment g;
-    g.sequence = row_of(block_starts, s.sequences, blockIdx.x);
-    i32 block = blockIdx.x - block_starts[g.sequence];
-    g.strips = strip_starts[g.sequence + 1] - strip_starts[g.sequence];
-    g.entries = strip_starts[g.sequence] * heads;
-    if (s.per_head)
-    {
-        g.blocks = g.strips > 0 ? ceil_div(g.strips, PAIR_WARPS) : 1;
-        g.first_head = block / g.blocks;
-        g.heads = 1;
-        g.index = g.sequence * heads + g.first_head;
-        g.entries += g.first_head * g.strips;
-        g.strip = (block - g.first_head * g.blocks) * PAIR_WARPS + warp;
-        g.head = g.first_head;
-    }
-    else
-    {
-        g.blocks = g.strips > 0 ? ceil_div(g.strips * heads, PAIR_WARPS) : 1;
-        g.first_head = 0;
-        g.heads = heads;
-        g.index = g.sequence;
-        i32 unit = block * PAIR_WARPS + warp;
-        g.strip = unit / heads;
-        g.head = unit - g.strip * heads;
-    }
+    g.sequence = row_of(tile_starts, s.sequences, blockIdx.x);
+    g.span = span_of(s.pairs, g.sequence);
+    i32 start = tile_starts[g.sequence];
+    g.tiles = tile_starts[g.sequence + 1] - start;
+    g.first_head = blockIdx.y;
+    g.heads = s.per_head ? 1 : s.pairs.heads;
+    g.index = s.per_head ? g.sequence * s.pairs.heads + g.first_head : g.sequence;
+    g.tile = blockIdx.x - start;
+    g.entries = start * s.pairs.heads + g.first_head * g.tiles;
     return g;
+}
+__device__ __forceinline__ Strand strand_of(const Segments& s, const Segment& g, const Place& place)
+{
+    Row row = row_of(s.pairs, g.span, g.sequence, g.first_head + place.head);
+    return strand_of(place, row, g.tile * THREAD_TOKENS * place.groups, row.length);
 }
 
 __device__ __forceinline__ u32 key_of(float score)
@@ -146,50 +175,53 @@ __device__ __forceinline__ bool is_last_block(u32* counter, u32 blocks)
 
 constexpr u32 digit_shift(i32 round) { return round == 0 ? 21 : round == 1 ? 10 : 0; }
 constexpr u32 digit_mask(i32 round) { return round == 2 ? 1023 : 2047; }
+constexpr u32 fixed_mask(i32 round) { return round == 0 ? 0 : round == 1 ? 0xffe00000 : 0xfffffc00; }
 
 __device__ __forceinline__ void clear_digits()
 {
-    for (i32 i = threadIdx.x; i < DIGITS; i += PAIR_THREADS)
-        store_shared(shared_base() + i * 4, 0);
+#pragma unroll
+    for (i32 i = 0; i < DIGITS / PAIR_THREADS / 4; i++)
+        store_shared_x4(shared_base() + (i * PAIR_THREADS + threadIdx.x) * 16, {0, 0, 0, 0});
     __syncthreads();
 }
 __device__ __forceinline__ void count_digit(u32 key, i32 round, u32 fixed)
 {
-    u32 above = digit_shift(round) + (round == 2 ? 10 : 11);
-    if (round == 0 || key >> above == fixed >> above)
+    if (((key ^ fixed) & fixed_mask(round)) == 0)
         atomic_add_shared(shared_base() + ((key >> digit_shift(round)) & digit_mask(round)) * 4, 1);
 }
 
 // Ends a round: the block's digits go to the segment's histogram, and the last block fixes the digit of the key of rank `wanted`.
 __device__ __forceinline__ void finish_round(const Segments& s, const Segment& g, i32 round, u32 fixed, u32 wanted)
 {
+    constexpr i32 OWN = DIGITS / PAIR_THREADS;
     u32* histogram = (u32*)s.histograms + (i64)g.index * DIGITS;
-    u32 digits[DIGITS / PAIR_THREADS], sum = 0;
-    i32 top = DIGITS - 1 - (i32)threadIdx.x * (DIGITS / PAIR_THREADS);
+    i32 bottom = DIGITS - OWN - (i32)threadIdx.x * OWN;   // the first thread has the highest digits
     __syncthreads();
-    if (g.blocks > 1)
+    if (g.tiles > 1)
     {
+#pragma unroll
         for (i32 i = threadIdx.x; i < DIGITS; i += PAIR_THREADS)
         {
             u32 count = load_shared(shared_base() + i * 4);
             if (count != 0)
                 atomic_add_global(histogram + i, count);
         }
-        if (!is_last_block((u32*)s.counters + g.index, g.blocks))
+        if (!is_last_block((u32*)s.counters + g.index, g.tiles))
             return;
     }
-#pragma unroll
-    for (i32 i = 0; i < DIGITS / PAIR_THREADS; i++)
+    u32x4* own = (u32x4*)(histogram + bottom);
+    u32x4 low, high;
+    if (g.tiles > 1)
     {
-        if (g.blocks > 1)
-        {
-            digits[i] = histogram[top - i];
-            histogram[top - i] = 0;
-        }
-        else
-            digits[i] = load_shared(shared_base() + (top - i) * 4);
-        sum += digits[i];
+        low = own[0], high = own[1];
+        own[0] = own[1] = {0, 0, 0, 0};
     }
+    else
+        low = load_shared_x4(shared_base() + bottom * 4), high = load_shared_x4(shared_base() + bottom * 4 + 16);
+    u32 digits[OWN] = {high.w, high.z, high.y, high.x, low.w, low.z, low.y, low.x}, sum = 0;
+#pragma unroll
+    for (i32 i = 0; i < OWN; i++)
+        sum += digits[i];
     u32 total, above = block_inclusive_sum(sum, total) - sum;
     SegmentState* state = (SegmentState*)s.states + g.index;
     if (wanted == 0)
@@ -199,10 +231,10 @@ __device__ __forceinline__ void finish_round(const Segments& s, const Segment& g
         return;
     }
 #pragma unroll
-    for (i32 i = 0; i < DIGITS / PAIR_THREADS; i++)
+    for (i32 i = 0; i < OWN; i++)
     {
         if (above < wanted && above + digits[i] >= wanted)
-            *state = {fixed | (u32)(top - i) << digit_shift(round), wanted - above, -1};
+            *state = {fixed | (u32)(bottom + OWN - 1 - i) << digit_shift(round), wanted - above, round == 2 && above + digits[i] == wanted ? ALL_TIES : -1};
         above += digits[i];
     }
 }

@@ -1,112 +1,134 @@
 // Segmented top-k: of every segment (a sequence, or a head of one) the `wanted` best scores, ties to the lower (token, head), -0 equal to 0, NaN lowest;
-// kept tokens ascend in each head. radix.cuh says how a segment is cut into strips and how the threshold is found; no score is moved or sorted.
+// kept tokens ascend in each head. radix.cuh says how a segment is cut into tiles and how the threshold is found; no score is moved or sorted.
 //
 //     rounds 0, 1, 2 (fuse has done round 0 where its scores are selected from as they are)      threshold key, and how many pairs at it are kept
-//     select_count      how many pairs of each strip and head lie above the threshold, and at it; the segment's last block finds, by an ordered scan, the strip in
-//                       which the ties run out and the last tie kept, and turns counts into places: an exclusive sum over strips, head by head
-//     select_write      a strip writes its kept tokens from its place on
+//     select_count      how many pairs of each tile and head lie above the threshold, and at it; the segment's last block turns them into places: an exclusive sum
+//                       over heads, then tiles. Only where ties run out does it look for the tile in which they do, and for the last tie kept
+//     select_write      a tile lists its kept tokens, head by head, and copies the list to its places
 //
 // scores f32 or keys u32, laid out as Pairs; kept_indices i32 [K]; kept_offsets i32 [B·Hkv + 1].
-// Bytes: each pass reads 4 bytes a pair (L2-resident at L8: 4 MB); 4 launches after fuse, about 3 us each at 1.05 M pairs; the target for fuse and select is 40 us.
+// Bytes: each pass reads 4 bytes a pair (L2-resident at L8: 4 MB, 1 us); 4 launches after fuse, 4 to 5 us each at 1.05 M pairs, of which a launch, the way to the tables
+// and keys, and the last block's way from counter to result are three quarters: what a pass costs at 32 K pairs it costs at 1 M.
 //
 // Scope token: select_token_sums adds a token's scores over its heads, f32 [N]; then a segment a sequence over Pairs{heads = 1}, written to `copies` = Hkv heads.
 // Minimum a head: the first three stages with a segment a head and count min(length, minimum), kept_offsets = 0; select_raise writes keys in which those are above
 // every score; then all stages with keys_given over those keys.
 //
-// select_digits(round)   grid: block_starts[B]       threads: 256   shared: 8256 bytes
-// select_count           grid: block_starts[B]       threads: 256   shared: 8256 bytes
-// select_write           grid: block_starts[B]       threads: 256   shared: 0
-// select_raise           grid: block_starts[B]       threads: 256   shared: 0
-// select_token_sums      grid: ceil(N / 256)         threads: 256   shared: 0
-// strips(b) = ceil(longest head / 512); blocks(b) = per head: Hkv·max(1, ceil(strips / 8)); else max(1, ceil(strips·Hkv / 8)).
-// Workspace: 8192 + 4 + 16 bytes a segment (histograms and counters zero before and after), 8 bytes a (strip, head).
+// select_digits(round)   grid: (tile_starts[B], segments of a sequence)   threads: 256   shared: 8256 bytes
+// select_count           grid: the same                                   threads: 256   shared: 8256 bytes
+// select_write           grid: the same                                   threads: 256   shared: 9280 bytes
+// select_raise           grid: the same                                   threads: 256   shared: 9280 bytes, unused
+// select_token_sums      grid: ceil(N / 256)                              threads: 256   shared: 0
+// Workspace: 8192 + 4 + 16 bytes a segment (histograms and counters zero before and after), 4 bytes a (tile, head).
 #include "radix.cuh"
 
 struct SelectParams
 {
     Segments segments;
     u64 scores;          // f32, or u32 keys where keys_given
-    u64 counts;          // u32x2 [strips·Hkv]: above and at the threshold; then place and -
+    u64 counts;          // u32 [tiles·heads]: above the threshold, and at it in the upper half; then the place in kept_indices
     u64 kept_indices;    // i32 [K]; of select_raise: u32 keys, laid out as the scores
     u64 kept_offsets;    // i32 [B·Hkv + 1], or 0
     i32 keys_given, round;
     i64 copies;          // heads that receive what a segment keeps: Hkv in scope token, else 1
 };
 
-__device__ __forceinline__ u32 key_at(const SelectParams& p, const Segment& g, i32 head, i32 token)
+// The words of a thread's pairs, all on their way at once.
+struct Keys { u32 words[THREAD_TOKENS]; };
+__device__ __forceinline__ Keys load_keys(const SelectParams& p, const Strand& s)
 {
-    i64 pair = pair_of(p.segments.pairs, g.sequence, head, token);
-    return p.keys_given ? ((const u32*)p.scores)[pair] : key_of(((const float*)p.scores)[pair]);
+    Keys keys;
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+        keys.words[k] = s.has(k) ? ((const u32*)p.scores)[s.at(k)] : 0;
+    return keys;
 }
+__device__ __forceinline__ u32 key_of(const SelectParams& p, u32 word) { return p.keys_given ? word : key_of(__uint_as_float(word)); }
+__device__ __forceinline__ void make_keys(const SelectParams& p, Keys& keys)
+{
+    if (!p.keys_given)
+#pragma unroll
+        for (i32 k = 0; k < THREAD_TOKENS; k++)
+            keys.words[k] = key_of(__uint_as_float(keys.words[k]));
+}
+
 __device__ __forceinline__ u32 wanted_of(const SelectParams& p, i32 segment)
 {
     const i32* kept_starts = (const i32*)p.segments.kept_starts;
     return kept_starts[segment + 1] - kept_starts[segment];
 }
-__device__ __forceinline__ bool is_kept(const SegmentState& state, const Segment& g, u32 key, i32 head, i32 token)
-{
-    return key > state.key || (key == state.key && (i64)token * g.heads + head - g.first_head <= state.limit);
-}
+__device__ __forceinline__ bool is_kept(const SegmentState& state, u32 key, i64 rank) { return key > state.key || (key == state.key && rank <= state.limit); }
 
 extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_digits(const __grid_constant__ SelectParams p)
 {
     Segment g = segment_of_block(p.segments);
-    SegmentState state = {0, wanted_of(p, g.index), -1};
+    Strand s = strand_of(p.segments, g, place_of(g.heads));
+    Keys keys = load_keys(p, s);
+    SegmentState state = {0, 0, -1};
     if (p.round > 0)
         state = ((const SegmentState*)p.segments.states)[g.index];
+    else
+        state.wanted = wanted_of(p, g.index);
     clear_digits();
-    i32 length = length_of(p.segments.pairs, g.sequence, g.head), end = (g.strip + 1) * STRIP < length ? (g.strip + 1) * STRIP : length;
-    for (i32 token = g.strip * STRIP + threadIdx.x % 32; token < end; token += 32)
-        count_digit(key_at(p, g, g.head, token), p.round, state.key);
+    make_keys(p, keys);
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+        if (s.has(k))
+            count_digit(keys.words[k], p.round, state.key);
     finish_round(p.segments, g, p.round, state.key, state.wanted);
 }
 
-// Scratch words of the block that ends a segment: 9 the strip where ties run out, 10 ties kept in it, 12 and 13 the last tie kept.
-constexpr u32 SPLIT_STRIP = SCRATCH + 36, SPLIT_TIES = SCRATCH + 40, SPLIT_LIMIT = SCRATCH + 48;
+// Shared memory of select_count: counts of heads, then a word a thread. Scratch words 9 the tile where ties run out, 10 ties kept in it, 12 and 13 the last tie kept.
+constexpr u32 HEAD_COUNTS = 0, THREAD_WORDS = PAIR_THREADS * 4, SPLIT_TILE = SCRATCH + 36, SPLIT_TIES = SCRATCH + 40, SPLIT_LIMIT = SCRATCH + 48;
 
-// Finds the last pair at the threshold that is kept, in (token, head) order.
-__device__ __forceinline__ void split_ties(const SelectParams& p, const Segment& g, const SegmentState& state)
+// The tile where ties run out, and in state.limit the last pair at the threshold that is kept, in (token, head) order. -1 where no tie is kept.
+__device__ __forceinline__ i32 split_ties(const SelectParams& p, const Segment& g, SegmentState& state)
 {
-    const u32x2* counts = (const u32x2*)p.counts + g.entries;
+    const u32* counts = (const u32*)p.counts + g.entries;
     u32 shared = shared_base(), before = 0;
     if (threadIdx.x == 0)
     {
-        store_shared(shared + SPLIT_STRIP, (u32)-1);
+        store_shared(shared + SPLIT_TILE, (u32)-1);
         store_shared_x2(shared + SPLIT_LIMIT, {(u32)-1, (u32)-1});
     }
-    for (i32 first = 0; first < g.strips && before < state.wanted; first += PAIR_THREADS)
+    for (i32 first = 0; first < g.tiles && before < state.wanted; first += PAIR_THREADS)
     {
-        i32 strip = first + threadIdx.x;
+        i32 tile = first + threadIdx.x;
         u32 ties = 0, total;
-        if (strip < g.strips)
+        if (tile < g.tiles)
             for (i32 j = 0; j < g.heads; j++)
-                ties += counts[(i64)strip * g.heads + j].y;
+                ties += counts[(i64)tile * g.heads + j] >> 16;
         u32 up_to = before + block_inclusive_sum(ties, total);
         if (up_to - ties < state.wanted && state.wanted <= up_to)
         {
-            store_shared(shared + SPLIT_STRIP, strip);
+            store_shared(shared + SPLIT_TILE, tile);
             store_shared(shared + SPLIT_TIES, state.wanted - (up_to - ties));
         }
         before += total;
     }
     __syncthreads();
-    i32 split = (i32)load_shared(shared + SPLIT_STRIP);
+    i32 split = (i32)load_shared(shared + SPLIT_TILE), tokens = tile_tokens(g.heads);
     if (split < 0)
-        return;
+        return split;
     u32 left = load_shared(shared + SPLIT_TIES);
     before = 0;
-    for (i32 first = 0; first < STRIP; first += PAIR_THREADS)
+    for (i32 first = 0; first < tokens; first += PAIR_THREADS)
     {
-        i32 token = split * STRIP + first + threadIdx.x;
+        i32 within = first + threadIdx.x, token = split * tokens + within;
+        auto tied = [&](i32 j)
+        {
+            Row row = row_of(p.segments.pairs, g.span, g.sequence, g.first_head + j);
+            return within < tokens && token < row.length && key_of(p, ((const u32*)p.scores)[row.pair + token * row.step]) == state.key;
+        };
         u32 ties = 0, total;
         for (i32 j = 0; j < g.heads; j++)
-            ties += token < length_of(p.segments.pairs, g.sequence, g.first_head + j) && key_at(p, g, g.first_head + j, token) == state.key;
+            ties += tied(j);
         u32 up_to = before + block_inclusive_sum(ties, total);
         if (up_to - ties < left && left <= up_to)
         {
             u32 rank = up_to - ties;
             for (i32 j = 0; j < g.heads; j++)
-                if (token < length_of(p.segments.pairs, g.sequence, g.first_head + j) && key_at(p, g, g.first_head + j, token) == state.key && ++rank == left)
+                if (tied(j) && ++rank == left)
                 {
                     u64 limit = (u64)token * g.heads + j;
                     store_shared_x2(shared + SPLIT_LIMIT, {(u32)limit, (u32)(limit >> 32)});
@@ -115,131 +137,185 @@ __device__ __forceinline__ void split_ties(const SelectParams& p, const Segment&
         before += total;
     }
     __syncthreads();
+    u32x2 limit = load_shared_x2(shared + SPLIT_LIMIT);
+    state.limit = (i64)((u64)limit.y << 32 | limit.x);
+    if (threadIdx.x == 0)
+        ((SegmentState*)p.segments.states)[g.index].limit = state.limit;
+    return split;
 }
 
-// Turns counts of a head's strips into places, and returns the head's total. A warp's work.
-__device__ __forceinline__ u32 place_head(const SelectParams& p, const Segment& g, const SegmentState& state, i32 split, i32 j)
+// A tile's pairs above the threshold, and at it in the upper half, head by head in shared memory.
+__device__ __forceinline__ void count_heads(const SelectParams& p, const Segment& g, const Place& place, const Strand& s, const SegmentState& state, Keys keys)
 {
-    i32 head = g.first_head + j, lane = threadIdx.x % 32;
-    u32 in_split = 0, before = 0;
-    if (split >= 0)
+    u32 counts = shared_base() + HEAD_COUNTS, own = 0;
+    if ((i32)threadIdx.x < g.heads)
+        store_shared(counts + threadIdx.x * 4, 0);
+    __syncthreads();
+    make_keys(p, keys);
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
     {
-        i32 length = length_of(p.segments.pairs, g.sequence, head), end = (split + 1) * STRIP < length ? (split + 1) * STRIP : length;
-        for (i32 token = split * STRIP + lane; token < end; token += 32)
-            in_split += key_at(p, g, head, token) == state.key && (i64)token * g.heads + j <= state.limit;
-        in_split = __reduce_add_sync(0xffffffff, in_split);
+        u32 key = keys.words[k];
+        if (s.has(k))
+            own += key > state.key ? 1 : key == state.key && (i64)s.token(k) * g.heads + place.head <= state.limit ? 0x10000 : 0;
     }
-    u32x2* counts = (u32x2*)p.counts + g.entries;
-    for (i32 first = 0; first < g.strips; first += 32)
+    if (g.heads == 1)   // one address for all: a warp adds once
     {
-        i32 strip = first + lane;
-        u32 kept = 0;
-        if (strip < g.strips)
-        {
-            u32x2 count = counts[(i64)strip * g.heads + j];
-            kept = count.x + (strip < split ? count.y : strip == split ? in_split : 0);
-        }
-        u32 up_to = before + warp_inclusive_sum(kept);
-        if (strip < g.strips)
-            counts[(i64)strip * g.heads + j].x = up_to - kept;
-        before = __shfl_sync(0xffffffff, up_to, 31);
+        own = __reduce_add_sync(0xffffffff, own);
+        own = threadIdx.x % 32 == 0 ? own : 0;
     }
-    return before;
+    if (own != 0)
+        atomic_add_shared(counts + place.head * 4, own);
+    __syncthreads();
 }
 
-// Offsets of the heads that a segment fills; where heads compete, kept_offsets[row + 1] holds the head's total before.
-__device__ __forceinline__ void place_segment(const SelectParams& p, const Segment& g)
+// Counts of tiles become places, head by head; ends of heads become offsets.
+__device__ __forceinline__ void place_tiles(const SelectParams& p, const Segment& g, const Place& place, i32 split)
 {
-    i32 start = ((const i32*)p.segments.kept_starts)[g.index], wanted = (i32)wanted_of(p, g.index), lane = threadIdx.x;
-    i32* offsets = (i32*)p.kept_offsets + (i64)g.index * g.heads * p.copies + 1;
-    if (g.index == 0 && lane == 0)
-        offsets[-1] = 0;
-    if (g.heads == 1)
+    bool active = place.group < place.groups;
+    i32 run = ceil_div(g.tiles, place.groups), first = place.group * run, end = !active ? first : first + run < g.tiles ? first + run : g.tiles, start = ((const i32*)p.segments.kept_starts)[g.index];
+    u32 words = shared_base() + THREAD_WORDS, own = words + (place.head * place.groups + place.group) * 4, sum = 0, total;
+    u32* counts = (u32*)p.counts + g.entries + place.head;
+    auto kept = [&](i32 tile, u32 count) { return (count & 0xffff) + (tile < split ? count >> 16 : tile == split ? load_shared(shared_base() + HEAD_COUNTS + place.head * 4) >> 16 : 0); };
+    // 16 tiles at a time: those of a thread at L8.
+    auto load = [&](i32 from, u32 (&some)[16])
     {
-        for (i32 copy = lane; copy < p.copies; copy += 32)
-            offsets[copy] = (i32)(start * p.copies + (copy + 1) * wanted);
+#pragma unroll
+        for (i32 i = 0; i < 16; i++)
+            some[i] = from + i < end ? counts[(i64)(from + i) * g.heads] : 0;
+    };
+    u32 some[16];
+    for (i32 from = first; from < end; from += 16)
+    {
+        load(from, some);
+#pragma unroll
+        for (i32 i = 0; i < 16; i++)
+            sum += from + i < end ? kept(from + i, some[i]) : 0;
+    }
+    if (active)
+        store_shared(own, sum);
+    __syncthreads();
+    u32 listed = (i32)threadIdx.x < g.heads * place.groups ? load_shared(words + threadIdx.x * 4) : 0;
+    u32 before = block_inclusive_sum(listed, total) - listed;
+    store_shared(words + threadIdx.x * 4, before);
+    __syncthreads();
+    u32 at = active ? start + load_shared(own) : 0;
+    for (i32 from = first; from < end; from += 16)
+    {
+        if (end - first > 16)
+            load(from, some);
+#pragma unroll
+        for (i32 i = 0; i < 16; i++)
+            if (from + i < end)
+            {
+                counts[(i64)(from + i) * g.heads] = at;
+                at += kept(from + i, some[i]);
+            }
+    }
+    if (!p.kept_offsets)
         return;
-    }
-    u32 before = start;
-    for (i32 first = 0; first < g.heads; first += 32)
-    {
-        u32 up_to = before + warp_inclusive_sum(first + lane < g.heads ? (u32)offsets[first + lane] : 0);
-        if (first + lane < g.heads)
-            offsets[first + lane] = (i32)up_to;
-        before = __shfl_sync(0xffffffff, up_to, 31);
-    }
+    i32* offsets = (i32*)p.kept_offsets + (i64)g.index * g.heads * p.copies + 1;
+    if (p.copies > 1)
+        for (i32 copy = threadIdx.x; copy < p.copies; copy += PAIR_THREADS)
+            offsets[copy] = (i32)(start * p.copies + (copy + 1) * (i64)total);
+    else if (place.group == place.groups - 1)
+        offsets[place.head] = (i32)at;
+    if (g.index == 0 && threadIdx.x == 0)
+        offsets[-1] = 0;
 }
 
 extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_count(const __grid_constant__ SelectParams p)
 {
     Segment g = segment_of_block(p.segments);
-    SegmentState state = ((const SegmentState*)p.segments.states)[g.index];
-    i32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (g.strip < g.strips)
-    {
-        i32 length = length_of(p.segments.pairs, g.sequence, g.head), end = (g.strip + 1) * STRIP < length ? (g.strip + 1) * STRIP : length;
-        u32x2 count = {0, 0};
-        for (i32 token = g.strip * STRIP + lane; token < end; token += 32)
-        {
-            u32 key = key_at(p, g, g.head, token);
-            count.x += key > state.key;
-            count.y += key == state.key;
-        }
-        count = {__reduce_add_sync(0xffffffff, count.x), __reduce_add_sync(0xffffffff, count.y)};
-        if (lane == 0)
-            ((u32x2*)p.counts)[g.entries + (i64)g.strip * g.heads + g.head - g.first_head] = count;
-    }
-    if (!is_last_block((u32*)p.segments.counters + g.index, g.blocks))
+    Place place = place_of(g.heads);
+    Strand s = strand_of(p.segments, g, place);
+    Keys keys = load_keys(p, s);
+    SegmentState state = ((const SegmentState*)p.segments.states)[g.index], every = {state.key, 0, ALL_TIES};
+    count_heads(p, g, place, s, every, keys);
+    if ((i32)threadIdx.x < g.heads)
+        ((u32*)p.counts)[g.entries + (i64)g.tile * g.heads + threadIdx.x] = load_shared(shared_base() + HEAD_COUNTS + threadIdx.x * 4);
+    if (!is_last_block((u32*)p.segments.counters + g.index, g.tiles))
         return;
-    split_ties(p, g, state);
-    i32 split = (i32)load_shared(shared_base() + SPLIT_STRIP);
-    u32x2 limit = load_shared_x2(shared_base() + SPLIT_LIMIT);
-    state.limit = (i64)((u64)limit.y << 32 | limit.x);
-    if (threadIdx.x == 0)
-        ((SegmentState*)p.segments.states)[g.index].limit = state.limit;
-    for (i32 j = warp; j < g.heads; j += PAIR_WARPS)
+    i32 split = g.tiles;
+    if (state.limit != ALL_TIES)
     {
-        u32 total = place_head(p, g, state, split, j);
-        if (lane == 0 && g.heads > 1 && p.kept_offsets)
-            ((i32*)p.kept_offsets)[(i64)g.index * g.heads + j + 1] = (i32)total;
+        split = split_ties(p, g, state);
+        if (split >= 0)
+        {
+            g.tile = split;
+            s = strand_of(p.segments, g, place);
+            count_heads(p, g, place, s, state, load_keys(p, s));
+        }
     }
-    __syncthreads();
-    if (warp == 0 && p.kept_offsets)
-        place_segment(p, g);
+    place_tiles(p, g, place, split);
 }
+
+// Shared memory of select_write: 16 bytes of flags a thread and head, then the list in their place; a word a head beyond the scratch.
+constexpr u32 WRITE_PLACES = RADIX_SHARED_BYTES;
 
 extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_write(const __grid_constant__ SelectParams p)
 {
     Segment g = segment_of_block(p.segments);
-    if (g.strip >= g.strips)
-        return;
+    Place place = place_of(g.heads);
+    Strand s = strand_of(p.segments, g, place);
+    Keys keys = load_keys(p, s);
     SegmentState state = ((const SegmentState*)p.segments.states)[g.index];
-    i32 length = length_of(p.segments.pairs, g.sequence, g.head), lane = threadIdx.x % 32;
-    i64 row = g.index * g.heads * p.copies + g.head - g.first_head;
-    i32 wanted = (i32)wanted_of(p, g.index);
-    i32* to = (i32*)p.kept_indices + ((const i32*)p.kept_offsets)[row] + ((const u32x2*)p.counts)[g.entries + (i64)g.strip * g.heads + g.head - g.first_head].x;
-    for (i32 first = g.strip * STRIP; first < length && first < (g.strip + 1) * STRIP; first += 32)
+    u32 shared = shared_base(), thread = threadIdx.x, groups = place.groups, wanted = wanted_of(p, g.index);
+    u32 to = (i32)thread < g.heads ? ((const u32*)p.counts)[g.entries + (i64)g.tile * g.heads + thread] : 0;
+    i64 start = ((const i32*)p.segments.kept_starts)[g.index];
+
+    make_keys(p, keys);
+    // Flags in the order of the list: head by head, 8 more bytes than tokens a head, which keeps heads in banks of their own.
+    if (place.group < place.groups)
     {
-        i32 token = first + lane;
-        bool kept = token < length && is_kept(state, g, key_at(p, g, g.head, token), g.head, token);
-        u32 all = __ballot_sync(0xffffffff, kept);
-        if (kept)
-            for (i32 copy = 0; copy < p.copies; copy++)
-                to[(i64)copy * wanted + __popc(all & ((1u << lane) - 1))] = token;
-        to += __popc(all);
+#pragma unroll
+        for (i32 k = 0; k < THREAD_TOKENS; k++)
+        {
+            bool kept = s.has(k) && is_kept(state, keys.words[k], (i64)s.token(k) * g.heads + place.head);
+            store_shared_u16(shared + place.head * (groups + 1) * 16 + (place.group + k * groups) * 2, kept);
+        }
+    }
+    __syncthreads();
+    u32 head = thread / groups, within = thread - head * groups, count = 0, total;
+    u32x4 flags = {0, 0, 0, 0};
+    if ((i32)head < g.heads)
+    {
+        flags = load_shared_x4(shared + (head * (groups + 1) + within) * 16);
+        count = flags.x + flags.y + flags.z + flags.w;
+        count = (count & 0xffff) + (count >> 16);
+    }
+    u32 at = block_inclusive_sum(count, total) - count;
+    if ((i32)head < g.heads && within == 0)
+        store_shared(shared + WRITE_PLACES + head * 4, at);
+    u32 words[4] = {flags.x, flags.y, flags.z, flags.w};
+#pragma unroll
+    for (u32 k = 0; k < THREAD_TOKENS; k++)
+        if ((words[k / 2] >> (k % 2 * 16)) & 1)
+            store_shared(shared + at++ * 4, head << 16 | (within * THREAD_TOKENS + k));
+    __syncthreads();
+    if ((i32)thread < g.heads)
+        store_shared(shared + WRITE_PLACES + thread * 4, to - load_shared(shared + WRITE_PLACES + thread * 4));
+    __syncthreads();
+    i32 first = g.tile * tile_tokens(g.heads);
+    for (u32 i = thread; i < total; i += PAIR_THREADS)
+    {
+        u32 listed = load_shared(shared + i * 4), place_in_kept = load_shared(shared + WRITE_PLACES + (listed >> 16) * 4) + i;
+        for (i32 copy = 0; copy < p.copies; copy++)
+            ((i32*)p.kept_indices)[start * (p.copies - 1) + (i64)copy * wanted + place_in_kept] = first + (i32)(listed & 0xffff);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_raise(const __grid_constant__ SelectParams p)
 {
     Segment g = segment_of_block(p.segments);
+    Strand s = strand_of(p.segments, g, place_of(1));   // a segment a head
+    Keys keys = load_keys(p, s);
     SegmentState state = ((const SegmentState*)p.segments.states)[g.index];
-    i32 length = length_of(p.segments.pairs, g.sequence, g.head), end = (g.strip + 1) * STRIP < length ? (g.strip + 1) * STRIP : length;
-    for (i32 token = g.strip * STRIP + threadIdx.x % 32; token < end; token += 32)
-    {
-        u32 key = key_at(p, g, g.head, token);
-        ((u32*)p.kept_indices)[pair_of(p.segments.pairs, g.sequence, g.head, token)] = is_kept(state, g, key, g.head, token) ? 0xffffffff : key;
-    }
+    make_keys(p, keys);
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+        if (s.has(k))
+            ((u32*)p.kept_indices)[s.at(k)] = is_kept(state, keys.words[k], s.token(k)) ? 0xffffffff : keys.words[k];
 }
 
 struct SelectTokenSumsParams

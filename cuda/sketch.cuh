@@ -2,7 +2,10 @@
 //
 // Phi is bf16, transposed: [count, k, D]. A contraction may take its terms in any order, so lane (row, quad) loads 4 or 8 neighbouring elements of its
 // token's row, 8 or 16 bytes, and calls them elements 2·quad, 2·quad + 1, 2·quad + 8 and 2·quad + 9 of an mma step; Phi's fragments are laid out to match.
-// Keys need no shared memory, no ldmatrix and no barrier. Centred keys have up to 16 significant bits: high and low bf16 parts, two products.
+// Keys need no shared memory, no ldmatrix and no barrier. There are two products a step:
+// * bf16 keys as they are, and the center, itself bf16, with its sign changed. Products are exact, and a common bias leaves the sum in the step it enters by: sums
+//   lose 2^-24 of the bias at most twice. Nothing is computed from the keys but the products.
+// * Others (fp16, float32, keys whose rotation is undone) less the center, which leaves up to 16 significant bits: high and low bf16 parts.
 // The same registers serve as either operand: with Phi first the accumulators are X^T (both operands of the Gram product), with keys first they are X
 // (the first operand of the solve).
 // The including file defines WARPS, the warps of its blocks.
@@ -17,11 +20,15 @@ constexpr i32 D = COMPACTOR_HEAD_DIM, K = COMPACTOR_SKETCH_DIM;
 constexpr i32 STEPS = D / 16, K_TILES = K / 16;
 constexpr i32 THREADS = 32 * WARPS;
 
-// Tiles of 8 tokens a warp sketches at once, so that a fragment of Phi is read once for all: 4·K_TILES·N_TILES accumulators a thread.
-constexpr i32 N_TILES = K <= 64 ? 4 : 2, WARP_TOKENS = 8 * N_TILES;
+// Tiles of 8 tokens a warp sketches at once, so that a fragment of Phi is read once for all: 4·K_TILES·N_TILES accumulators a thread, and two blocks of 8 warps on an SM
+// have 128 registers a thread.
+constexpr i32 N_TILES = K <= 64 && WARPS <= 4 ? 4 : 2, WARP_TOKENS = 8 * N_TILES;
 
 // Elements a lane loads at once.
 constexpr i32 PIECE = !IS_F32 && D % 32 == 0 && COMPACTOR_ROTARY == 0 ? 8 : 4, PIECES = D / (4 * PIECE);
+
+// Keys are multiplied as they are.
+constexpr bool EXACT = COMPACTOR_ELEMENT == COMPACTOR_BF16 && COMPACTOR_ROTARY == 0;
 
 constexpr i32 PHI_BYTES = D * K * 2, CENTER_BYTES = D * 4, COLUMN_PARTS_BYTES = WARPS * K * 4;   // of shared memory
 
@@ -102,35 +109,54 @@ __device__ __forceinline__ constexpr i32 step_element(i32 step, i32 quad)
     return PIECE == 8 ? step / 2 * 32 + quad * 8 + step % 2 * 4 : step * 16 + quad * 4;
 }
 
-// Sketch columns 16·tile + lane / 4 and + 8, at the four elements of a step.
-__device__ __forceinline__ u32x4 gather_phi(const u8* phi, i32 step, i32 tile, i32 lane)
+// Sketch columns 16·tile + lane / 4 and + 8, at the four elements of a step: a first operand of mma, or the two second operands of 8 columns each.
+enum class Operand { First, Second };
+template <Operand As> __device__ __forceinline__ u32x4 gather_phi(const u8* phi, i32 step, i32 tile, i32 lane)
 {
     const u8* at = phi + ((tile * 16 + lane / 4) * D + step_element(step, lane % 4)) * 2;
     u32x2 x = *(const u32x2*)at, y = *(const u32x2*)(at + 8 * D * 2);
-    return {x.x, y.x, x.y, y.y};
+    return As == Operand::First ? u32x4{x.x, y.x, x.y, y.y} : u32x4{x.x, x.y, y.x, y.y};
 }
 
-__device__ __forceinline__ void stage_phi(u32 phi_at, const u8* phi, i32 thread)
+template <Operand As> __device__ __forceinline__ void stage_phi(u32 phi_at, const u8* phi, i32 thread)
 {
     for (i32 i = thread; i < STEPS * K_TILES * 32; i += THREADS)
-        store_shared_x4(phi_at + i * 16, gather_phi(phi, i / 32 / K_TILES, i / 32 % K_TILES, i % 32));
+        store_shared_x4(phi_at + i * 16, gather_phi<As>(phi, i / 32 / K_TILES, i / 32 % K_TILES, i % 32));
 }
 
-// A point near the mean, from rows spread evenly over a chunk: what is left of the mean is removed algebraically after squaring.
+// The center as sketches take it: with its sign changed.
+__device__ __forceinline__ void stage_center(u32 center_at, i32 d, float center) { store_shared_f32(center_at + d * 4, -center); }
+
+// A point near the mean, from rows spread evenly over a chunk, and a bf16 number: what is left of the mean is removed algebraically after squaring.
 constexpr i32 CENTER_ROWS = 16;
 __device__ __forceinline__ float center_of(const Keys& keys, const Place& place, const Chunk& chunk, i32 d)
 {
     if (!keys.center)
         return 0;
-    float sum = 0;
-#pragma unroll 8
+    i32 rows = chunk.count < CENTER_ROWS ? chunk.count : CENTER_ROWS;
+    float x[CENTER_ROWS], sum = 0;
+    // All loads before the first sum; rows that are not there are the last one again, and are not added.
+#pragma unroll
     for (i32 i = 0; i < CENTER_ROWS; i++)
     {
-        i32 token = chunk.count < CENTER_ROWS ? i : (i32)((i64)i * chunk.count / CENTER_ROWS);
-        if (token < chunk.count)
-            sum += key_element(key_row(keys, place, chunk.start, chunk.token + token), d, keys.rotary_dim);
+        i32 token = rows < CENTER_ROWS ? (i < rows ? i : rows - 1) : (i32)((i64)i * chunk.count / CENTER_ROWS);
+        x[i] = key_element(key_row(keys, place, chunk.start, chunk.token + token), d, keys.rotary_dim);
     }
-    return sum / (chunk.count < CENTER_ROWS ? chunk.count : CENTER_ROWS);
+#pragma unroll
+    for (i32 i = 0; i < CENTER_ROWS; i++)
+        sum += i < rows ? x[i] : 0;
+    return __uint_as_float(pack_bf16(sum / rows, 0) << 16);
+}
+
+// Asks for a warp's token rows ahead of their use.
+__device__ __forceinline__ void prefetch_keys(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, i32 lane)
+{
+    i32 own = token + lane;
+    if (lane >= WARP_TOKENS || own >= end)
+        return;
+    const u8* row = key_row(keys, place, start, own).bytes;
+    for (i32 at = 0; at < D * ELEMENT_BYTES; at += 128)
+        prefetch_l2(row + at);
 }
 
 struct Piece { u32 words[4]; };   // two of them where a piece has 8 bytes
@@ -183,21 +209,39 @@ __device__ __forceinline__ f32x4 rotate_back(const KeyRow& row, i32 d, f32x4 x, 
     }
 }
 
-// Sketches N_TILES tiles of tokens, lane's rows being 8·n + lane / 4 of the warp's; rows that are not real count as zero. For every step, multiply(n, phi, high, low)
-// takes tile n's fragments.
-template <class Multiply>
-__device__ __forceinline__ void for_each_step(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, u32 phi_at, u32 center_at, i32 lane, Multiply multiply)
+// A lane's rows among a warp's tokens, 8·n + lane / 4, and the first piece of each on its way; in place of rows beyond the end the last one.
+struct LaneKeys
 {
-    i32 quad = lane % 4;
     KeyRow rows[N_TILES];
-    Piece pieces[2][N_TILES];
+    const u8* bytes[N_TILES];   // the lane's first piece
+    Piece first[N_TILES];
+};
+
+__device__ __forceinline__ LaneKeys begin_keys(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, i32 lane)
+{
+    LaneKeys lane_keys;
 #pragma unroll
     for (i32 n = 0; n < N_TILES; n++)
     {
         i32 own = token + n * 8 + lane / 4;
-        rows[n] = key_row(keys, place, start, own < end ? own : end - 1);
-        pieces[0][n] = load_piece(rows[n].bytes, quad);
+        lane_keys.rows[n] = key_row(keys, place, start, own < end ? own : end - 1);
+        lane_keys.bytes[n] = lane_keys.rows[n].bytes + lane % 4 * (PIECE * ELEMENT_BYTES);
+        lane_keys.first[n] = load_piece(lane_keys.bytes[n], 0);
     }
+    return lane_keys;
+}
+
+// Sketches N_TILES tiles of tokens. For every step,
+// multiply(phi_at, first, second) takes where the step's fragments of Phi begin, and the tiles' fragments, the first to be added first. Phi and the center are staged in
+// shared memory.
+template <class Multiply>
+__device__ __forceinline__ void for_each_step(const Keys& keys, const LaneKeys& lane_keys, u32 phi_at, u32 center_at, i32 lane, Multiply multiply)
+{
+    i32 quad = lane % 4;
+    Piece pieces[2][N_TILES];
+#pragma unroll
+    for (i32 n = 0; n < N_TILES; n++)
+        pieces[0][n] = lane_keys.first[n];
 #pragma unroll
     for (i32 piece = 0; piece < PIECES; piece++)
     {
@@ -206,32 +250,39 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const Place& pla
         if (piece + 1 < PIECES)
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)
-                pieces[(piece + 1) % 2][n] = load_piece(rows[n].bytes, (piece + 1) * 4 + quad);
+                pieces[(piece + 1) % 2][n] = load_piece(lane_keys.bytes[n], (piece + 1) * 4);
 #pragma unroll
         for (i32 part = 0; part < PIECE / 4; part++)
         {
             i32 step = piece * (PIECE / 4) + part, d = step_element(step, quad);
             f32x4 center = load_shared_f32x4(center_at + d * 4);
-            u32x4 phi[K_TILES];
-#pragma unroll
-            for (i32 i = 0; i < K_TILES; i++)
-                phi[i] = load_shared_x4(phi_at + ((step * K_TILES + i) * 32 + lane) * 16);
+            u32x2 first[N_TILES], second[N_TILES];
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)
             {
-                f32x4 x = piece_values(pieces[piece % 2][n], part);
-                if constexpr (COMPACTOR_ROTARY != 0)
-                    x = rotate_back(rows[n], d, x, keys.rotary_dim);
-                SplitPair first = split_bf16(x.x - center.x, x.y - center.y), second = split_bf16(x.z - center.z, x.w - center.w);
-                bool real = token + n * 8 + lane / 4 < end;
-                multiply(n, phi, u32x2{real ? first.high : 0, real ? second.high : 0}, u32x2{real ? first.low : 0, real ? second.low : 0});
+                const Piece& own = pieces[piece % 2][n];
+                if constexpr (EXACT)
+                {
+                    first[n] = {pack_bf16(center.x, center.y), pack_bf16(center.z, center.w)};
+                    second[n] = {own.words[part * 2], own.words[part * 2 + 1]};
+                }
+                else
+                {
+                    f32x4 x = piece_values(own, part);
+                    if constexpr (COMPACTOR_ROTARY != 0)
+                        x = rotate_back(lane_keys.rows[n], d, x, keys.rotary_dim);
+                    SplitPair left = split_bf16(x.x + center.x, x.y + center.y), right = split_bf16(x.z + center.z, x.w + center.w);
+                    first[n] = {left.low, right.low};
+                    second[n] = {left.high, right.high};
+                }
             }
+            multiply(phi_at + (step * K_TILES * 32 + lane) * 16, first, second);
         }
     }
 }
 
-// X^T: sketch columns 16·i + lane / 4, + 8 of tokens 8·n + 2·quad, + 1.
-__device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], const Keys& keys, const Place& place, i32 start, i32 token, i32 end,
+// X^T, with Phi as the first operand: sketch columns 16·i + lane / 4, + 8 of tokens 8·n + 2·quad, + 1, zeros beyond the end.
+__device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], const Keys& keys, const LaneKeys& lane_keys, i32 token, i32 end,
     u32 phi_at, u32 center_at, i32 lane)
 {
 #pragma unroll
@@ -239,45 +290,58 @@ __device__ __forceinline__ void sketch_transposed(f32x4 (&x)[K_TILES][N_TILES], 
 #pragma unroll
         for (i32 n = 0; n < N_TILES; n++)
             x[i][n] = {0, 0, 0, 0};
-    for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](i32 n, const u32x4(&phi)[K_TILES], u32x2 high, u32x2 low) {
+    for_each_step(keys, lane_keys, phi_at, center_at, lane, [&](u32 phi_at, const u32x2(&first)[N_TILES], const u32x2(&second)[N_TILES]) {
 #pragma unroll
         for (i32 i = 0; i < K_TILES; i++)
-            mma_bf16(x[i][n], phi[i], low);
+        {
+            u32x4 phi = load_shared_x4(phi_at + i * 512);
 #pragma unroll
-        for (i32 i = 0; i < K_TILES; i++)
-            mma_bf16(x[i][n], phi[i], high);
+            for (i32 n = 0; n < N_TILES; n++)
+                mma_bf16(x[i][n], phi, first[n]);
+#pragma unroll
+            for (i32 n = 0; n < N_TILES; n++)
+                mma_bf16(x[i][n], phi, second[n]);
+        }
     });
+    if (token + WARP_TOKENS > end)
+    {
+        keep_branch();
+#pragma unroll
+        for (i32 n = 0; n < N_TILES; n++)
+#pragma unroll
+            for (i32 i = 0; i < K_TILES; i++)
+            {
+                if (token + n * 8 + lane % 4 * 2 >= end)
+                    x[i][n].x = x[i][n].z = 0;
+                if (token + n * 8 + lane % 4 * 2 + 1 >= end)
+                    x[i][n].y = x[i][n].w = 0;
+            }
+    }
 }
 
-// X: tokens 16·m + lane / 4, + 8 and sketch columns 8·c + 2·quad, + 1.
-__device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], const Keys& keys, const Place& place, i32 start, i32 token, i32 end,
-    u32 phi_at, u32 center_at, i32 lane)
+// X, with Phi as the second operand: tokens 16·m + lane / 4, + 8 and sketch columns 8·c + 2·quad, + 1; beyond the end the last token.
+__device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], const Keys& keys, const LaneKeys& lane_keys, u32 phi_at, u32 center_at, i32 lane)
 {
 #pragma unroll
     for (i32 m = 0; m < N_TILES / 2; m++)
 #pragma unroll
         for (i32 c = 0; c < 2 * K_TILES; c++)
             x[m][c] = {0, 0, 0, 0};
-    u32x2 even_high = {}, even_low = {};
-    for_each_step(keys, place, start, token, end, phi_at, center_at, lane, [&](i32 n, const u32x4(&phi)[K_TILES], u32x2 high, u32x2 low) {
-        if (n % 2 == 0)
-        {
-            even_high = high;
-            even_low = low;
-            return;
-        }
-        u32x4 l = {even_low.x, low.x, even_low.y, low.y}, h = {even_high.x, high.x, even_high.y, high.y};
+    for_each_step(keys, lane_keys, phi_at, center_at, lane, [&](u32 phi_at, const u32x2(&first)[N_TILES], const u32x2(&second)[N_TILES]) {
 #pragma unroll
         for (i32 i = 0; i < K_TILES; i++)
         {
-            mma_bf16(x[n / 2][2 * i], l, {phi[i].x, phi[i].z});
-            mma_bf16(x[n / 2][2 * i + 1], l, {phi[i].y, phi[i].w});
-        }
+            u32x4 phi = load_shared_x4(phi_at + i * 512);
 #pragma unroll
-        for (i32 i = 0; i < K_TILES; i++)
-        {
-            mma_bf16(x[n / 2][2 * i], h, {phi[i].x, phi[i].z});
-            mma_bf16(x[n / 2][2 * i + 1], h, {phi[i].y, phi[i].w});
+            for (i32 order = 0; order < 2; order++)
+#pragma unroll
+                for (i32 m = 0; m < N_TILES / 2; m++)
+                {
+                    u32x2 even = order == 0 ? first[2 * m] : second[2 * m], odd = order == 0 ? first[2 * m + 1] : second[2 * m + 1];
+                    u32x4 rows = {even.x, odd.x, even.y, odd.y};
+                    mma_bf16(x[m][2 * i], rows, {phi.x, phi.y});
+                    mma_bf16(x[m][2 * i + 1], rows, {phi.z, phi.w});
+                }
         }
     });
 }

@@ -1,7 +1,7 @@
 // First read of the keys of long chunks, up to whole sequences: sums of X and of X^T·X, X = (keys - center)·Phi, over parts of each chunk.
 // sketch_center finds the centers, sketch_gram the sums, factor.cu adds them up and factorises, leverage_apply.cu reads the keys again and scores them.
-// Keys [N, Hkv, D] or slots of a paged cache, Phi bf16 [count, k, D]; centers f32 [chunks·Hkv, D]; partials f32 [parts·Hkv, k·(k + 1)/2 + k], the
-// triangle packed by rows and the column sums. A sequence that arrives piece by piece keeps the center of its first piece and adds up its totals in factor.cu.
+// Keys [N, Hkv, D] or slots of a paged cache, Phi bf16 [count, k, D]; centers f32 [chunks·Hkv, D]; partials f32 [parts·Hkv, 256·blocks + k], the
+// blocks of 16 x 16 on or below the diagonal, by rows, and the column sums. A sequence that arrives piece by piece keeps the center of its first piece and adds up its totals in factor.cu.
 //
 // Cost: 4·D·k + 5.3·k² flops a token and head, one read of the keys. L8 at N = 131,072, k = 48: 268 MB, 63 us; 39 GFLOP, 67 us at the rate of mma.sync.
 //
@@ -10,7 +10,7 @@
 // while others multiply. X to 2^-17 relative, sums of a part in float32, sums of parts in double.
 //
 // Launch: sketch_center: grid (chunks·Hkv), block 128, no shared memory. sketch_gram: grid (parts·Hkv), block 128, with T = k <= 64 ? 128 : 64,
-//     shared = max(4·k·T + 4·D, 2·k·(k + 3)) + 16·k + 2·D·k, at most 99 KB.
+//     shared = max(4·k·T + 4·D, 1024·blocks + 4·k) + 16·k + 2·D·k, at most 99 KB.
 // Paged: Hkv is 1, sequences are rows. Dense keys: address and strides are multiples of 16 bytes.
 // L8: 38,144 bytes, at most 168 registers, three blocks an SM.
 constexpr int WARPS = 4;
@@ -18,7 +18,7 @@ constexpr int WARPS = 4;
 
 constexpr i32 TOKENS = WARPS * WARP_TOKENS, MIN_BLOCKS = K <= 64 && COMPACTOR_ROTARY == 0 ? 3 : 2;
 // The sums of a part take the place of the tile and the center, and must end before the warps' columns, from which they are made.
-constexpr i32 CENTER_AT = K * TOKENS * 4, CENTER_END = CENTER_AT + CENTER_BYTES, SUMS_END = (TRIANGLE + K) * 4;
+constexpr i32 CENTER_AT = K * TOKENS * 4, CENTER_END = CENTER_AT + CENTER_BYTES, SUMS_END = (GRAM + K) * 4;
 constexpr i32 PARTS_AT = CENTER_END > SUMS_END ? CENTER_END : SUMS_END, PHI_AT = PARTS_AT + COLUMN_PARTS_BYTES;
 
 struct SketchCenterParams
@@ -55,10 +55,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_gram(co
     i32 first = part.chunk.token + part.first, end = first + part.count;
     u32 at = shared_base();
 
-    stage_phi(at + PHI_AT, place.phi, thread);
+    stage_phi<Operand::First>(at + PHI_AT, place.phi, thread);
     const float* center = (const float*)p.centers + ((i64)part.segment * heads + head) * D;
     for (i32 d = thread; d < D; d += THREADS)
-        store_shared_f32(at + CENTER_AT + d * 4, center[d]);
+        stage_center(at + CENTER_AT, d, center[d]);
     __syncthreads();
 
     GramBlocks gram = {};
@@ -68,9 +68,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_gram(co
         f32x4 x[K_TILES][N_TILES];
         if (token < part.count)
         {
-            sketch_transposed(x, p.keys, place, part.chunk.start, first + token, end, at + PHI_AT, at + CENTER_AT, lane);
-            bool finite = add_columns(at + PARTS_AT + warp * K * 4, x, tile == 0, lane);
-            if (__any_sync(0xffffffff, !finite))
+            sketch_transposed(x, p.keys, begin_keys(p.keys, place, part.chunk.start, first + token, end, lane), first + token, end, at + PHI_AT, at + CENTER_AT, lane);
+            prefetch_keys(p.keys, place, part.chunk.start, first + token + TOKENS, end, lane);
+            if (__any_sync(0xffffffff, !add_columns(at + PARTS_AT + warp * K * 4, x, tile == 0, lane)))
                 report_keys(p.keys, place, part.chunk.start, first + token, end, p.status, lane);
         }
         __syncthreads();   // the last tile is used up
@@ -80,8 +80,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_gram(co
         add_gram<TOKENS>(gram, at, ceil_div(left < TOKENS ? left : TOKENS, 16), warp, lane);
     }
     __syncthreads();
-    meet_gram(at, at + TRIANGLE * 4, at + PARTS_AT, gram, part.count < TOKENS ? ceil_div(part.count, WARP_TOKENS) : WARPS, thread);
-    float* partial = (float*)p.partials + (i64)blockIdx.x * (TRIANGLE + K);
-    for (i32 i = thread; i < TRIANGLE + K; i += THREADS)
+    meet_gram(at, at + GRAM * 4, at + PARTS_AT, gram, part.count < TOKENS ? ceil_div(part.count, WARP_TOKENS) : WARPS, thread);
+    float* partial = (float*)p.partials + (i64)blockIdx.x * (GRAM + K);
+    for (i32 i = thread; i < GRAM + K; i += THREADS)
         partial[i] = load_shared_f32(at + i * 4);
 }

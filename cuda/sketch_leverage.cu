@@ -13,22 +13,32 @@
 // by G - n·r·r^T, and L^-1·(x - r) = L^-1·x - L^-1·r.
 // X to 2^-17 relative, everything after from that X to float32; the ridge is at least 2^-20 of the mean diagonal.
 //
-// Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, with T = C rounded up to WARP_TOKENS (k <= 64 ? 32 : 16),
-//     shared = 4·k·T + 56·k + max(2·D·k + 4·D, 2·k·(k + 1), 4·k·(k + 8)).
-// L8: 98,304 + 15,488 bytes, two blocks an SM on sm_90, one on sm_80. Where it does not fit: sketch_gram, factor, leverage_apply.
+// Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, with T = C rounded up to (k <= 64 ? 32 : 16),
+//     shared = 4·k·T + 40·k + max(2·D·k + 4·D, InverseFactor's, 1536·blocks), of which k / 16·(k / 16 + 1) / 2 are on or below the diagonal.
+// L8: 98,304 + 14,720 bytes, two blocks an SM on sm_90, one on sm_80. Where it does not fit: sketch_gram, factor, leverage_apply.
 // Dense keys: address and strides are multiples of 16 bytes. Registers: at most 128.
 constexpr int WARPS = 8;
 #include "gram.cuh"
 #include "cholesky.cuh"
 
-constexpr i32 MIN_BLOCKS = K <= 48 && D <= 128 && !IS_F32 && COMPACTOR_ROTARY == 0 ? 2 : 1;   // of 128 registers a thread, or 255
-constexpr i32 CHUNK = COMPACTOR_CHUNK, TOKENS = round_up(CHUNK, WARP_TOKENS);
+constexpr i32 CHUNK = COMPACTOR_CHUNK, SOLVE_TILES = K <= 64 ? 4 : 2, SOLVE_TOKENS = 8 * SOLVE_TILES, TOKENS = round_up(CHUNK, SOLVE_TOKENS);
 
 using Factor = InverseFactor<float, K>;
 
-constexpr i32 FACTOR_ROW = (K + 8) * 4;   // bytes: neighbouring rows are an odd number of 32 bytes apart
-constexpr i32 SUMS_AT = K * TOKENS * 4, SOLVED_MEAN_AT = SUMS_AT + K * 4, CHOLESKY_AT = SOLVED_MEAN_AT + K * 4;
-constexpr i32 PARTS_AT = CHOLESKY_AT + Factor::SharedBytes, BODY_AT = PARTS_AT + COLUMN_PARTS_BYTES, CENTER_AT = BODY_AT + PHI_BYTES;
+// The body holds Phi and the center, then the Gram matrix, then what is factorised, then the factor: blocks of 16 x 16 on or below the diagonal as first operands of
+// mma, [block][part][lane] of 16 bytes.
+constexpr i32 SUMS_AT = K * TOKENS * 4, SOLVED_MEAN_AT = SUMS_AT + K * 4, PARTS_AT = SOLVED_MEAN_AT + K * 4;
+constexpr i32 BODY_AT = PARTS_AT + COLUMN_PARTS_BYTES, CENTER_AT = BODY_AT + PHI_BYTES;
+
+// Two blocks of 128 registers a thread where an SM has the shared memory, else one of 255.
+constexpr i32 larger(i32 a, i32 b) { return a > b ? a : b; }
+constexpr i32 SHARED = BODY_AT + larger(larger(PHI_BYTES + CENTER_BYTES, Factor::SharedBytes), BLOCKS * 1536);
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+constexpr i32 SM_SHARED = 228 * 1024;
+#else
+constexpr i32 SM_SHARED = (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870 ? 164 : 100) * 1024;
+#endif
+constexpr i32 MIN_BLOCKS = 2 * (SHARED + 1024) <= SM_SHARED && K <= 48 && D <= 128 && !IS_F32 && COMPACTOR_ROTARY == 0 && !COMPACTOR_PAGED ? 2 : 1;
 
 struct SketchLeverageParams
 {
@@ -48,17 +58,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
     i32 first = chunk.token, count = chunk.count, end = first + count;
     u32 at = shared_base();
 
-    stage_phi(at + BODY_AT, place.phi, thread);
+    for (i32 token = warp * WARP_TOKENS; token < count; token += WARPS * WARP_TOKENS)
+        prefetch_keys(p.keys, place, chunk.start, first + token, end, lane);
+    stage_phi<Operand::First>(at + BODY_AT, place.phi, thread);
     for (i32 d = thread; d < D; d += THREADS)
-        store_shared_f32(at + CENTER_AT + d * 4, center_of(p.keys, place, chunk, d));
+        stage_center(at + CENTER_AT, d, center_of(p.keys, place, chunk, d));
     __syncthreads();
 
-    for (i32 token = warp * WARP_TOKENS; token < count; token += WARPS * WARP_TOKENS)
+    LaneKeys lane_keys = begin_keys(p.keys, place, chunk.start, first + warp * WARP_TOKENS, end, lane);
+    // Up to what a warp solves at once, with zeros beyond the end.
+    for (i32 token = warp * WARP_TOKENS; token < round_up(count, SOLVE_TOKENS); token += WARPS * WARP_TOKENS)
     {
         f32x4 x[K_TILES][N_TILES];
-        sketch_transposed(x, p.keys, place, chunk.start, first + token, end, at + BODY_AT, at + CENTER_AT, lane);
-        bool finite = add_columns(at + PARTS_AT + warp * K * 4, x, token == warp * WARP_TOKENS, lane);
-        if (__any_sync(0xffffffff, !finite))
+        sketch_transposed(x, p.keys, lane_keys, first + token, end, at + BODY_AT, at + CENTER_AT, lane);
+        lane_keys = begin_keys(p.keys, place, chunk.start, first + token + WARPS * WARP_TOKENS, end, lane);
+        if (__any_sync(0xffffffff, !add_columns(at + PARTS_AT + warp * K * 4, x, token == warp * WARP_TOKENS, lane)))
             report_keys(p.keys, place, chunk.start, first + token, end, p.status, lane);
         store_sketch<TOKENS>(at, x, token / 8, lane);
     }
@@ -77,13 +91,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
         float mean = load_shared_f32(at + SUMS_AT + (a * 16 + r) * 4) * inverse_count;
 #pragma unroll
         for (i32 b = 0; b <= a; b++)
-        {
-            i32 row = a * 16 + r, column = b * 16 + c;
-            w[Factor::index(a, b)] = column > row ? 0
-                : load_shared_f32(at + BODY_AT + (triangle_row(row) + column) * 4) - mean * load_shared_f32(at + SUMS_AT + column * 4);
-        }
+            w[Factor::index(a, b)] = load_shared_f32(at + BODY_AT + (block_of(a, b) * 256 + thread) * 4) - mean * load_shared_f32(at + SUMS_AT + (b * 16 + c) * 4);
     }
-    bool factored = Factor::invert(w, (float)p.epsilon, at + CHOLESKY_AT, thread);
+    bool factored = Factor::invert(w, (float)p.epsilon, at + BODY_AT, thread);
+    __syncthreads();
     if (!factored && thread == 0)
         report(p.status, STATUS_FACTORIZATION_FAILED, place.named.start + first, place.named.head);
 #pragma unroll
@@ -95,8 +106,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
         for (i32 b = 0; b <= a; b++)
         {
             i32 column = b * 16 + c;
-            float x = w[Factor::index(a, b)];
-            store_shared_f32(at + BODY_AT + row * FACTOR_ROW + column * 4, x);
+            float x = w[Factor::index(a, b)], right = __shfl_xor_sync(0xffffffff, x, 1);
+            SplitTriple split = split_bf16_exactly(x, right);
+            if (c % 2 == 0)
+#pragma unroll
+                for (i32 part = 0; part < 3; part++)
+                    store_shared(at + BODY_AT + (block_of(a, b) * 3 + part) * 512 + (r % 8 * 4 + c % 8 / 2) * 16 + (r / 8 + c / 8 * 2) * 4, split.parts[part]);
             solved = fmaf(x, load_shared_f32(at + SUMS_AT + column * 4) * inverse_count, solved);
         }
         for (i32 mask = 8; mask > 0; mask /= 2)
@@ -107,26 +122,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
     __syncthreads();
 
     float* scores = (float*)p.scores + (i64)(chunk.start + first) * heads + head;
-    u32 factor_at = at + BODY_AT + lane / 4 * FACTOR_ROW + quad * 8;
+    u32 factor_at = at + BODY_AT + lane * 16;
     u32 x_at = at + matrix_offset<TOKENS>(0, lane / 8 & 1, lane / 16) + lane % 8 * 16;
-    for (i32 token = warp * WARP_TOKENS; token < count; token += WARPS * WARP_TOKENS)
+    for (i32 token = warp * SOLVE_TOKENS; token < count; token += WARPS * SOLVE_TOKENS)
     {
-        float o[N_TILES][2] = {};
-#pragma unroll 1
+        float o[SOLVE_TILES][2] = {};
+#pragma unroll (K_TILES <= 4 ? K_TILES : 1)
         for (i32 i = 0; i < K_TILES; i++)
         {
-            f32x4 y[N_TILES] = {};
-#pragma unroll 1
+            f32x4 y[SOLVE_TILES] = {};
+#pragma unroll (K_TILES <= 4 ? K_TILES : 1)
             for (i32 step = 0; step <= i; step++)
             {
-                u32 block = factor_at + i * 16 * FACTOR_ROW + step * 64;
-                SplitTriple p = load_split(block), q = load_split(block + 8 * FACTOR_ROW), r = load_split(block + 32), s = load_split(block + 8 * FACTOR_ROW + 32);
                 u32x4 l[3];
 #pragma unroll
                 for (i32 part = 0; part < 3; part++)
-                    l[part] = {p.parts[part], q.parts[part], r.parts[part], s.parts[part]};
+                    l[part] = load_shared_x4(factor_at + (block_of(i, step) * 3 + part) * 512);
 #pragma unroll
-                for (i32 n = 0; n < N_TILES; n += 2)
+                for (i32 n = 0; n < SOLVE_TILES; n += 2)
                 {
                     u32x4 high = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(0, 2 * step, token / 8 + n));
                     u32x4 low = ldmatrix_x4_trans(x_at + matrix_offset<TOKENS>(1, 2 * step, token / 8 + n));
@@ -146,22 +159,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
             float top = load_shared_f32(at + SOLVED_MEAN_AT + (i * 16 + lane / 4) * 4);
             float bottom = load_shared_f32(at + SOLVED_MEAN_AT + (i * 16 + 8 + lane / 4) * 4);
 #pragma unroll
-            for (i32 n = 0; n < N_TILES; n++)
+            for (i32 n = 0; n < SOLVE_TILES; n++)
             {
                 o[n][0] += (y[n].x - top) * (y[n].x - top) + (y[n].z - bottom) * (y[n].z - bottom);
                 o[n][1] += (y[n].y - top) * (y[n].y - top) + (y[n].w - bottom) * (y[n].w - bottom);
             }
         }
+        // Eight lanes hold rows of each token: lanes give away half of what they hold until each has the sum of one token.
+        constexpr i32 VALUES = 2 * SOLVE_TILES;
+        float sums[VALUES];
 #pragma unroll
-        for (i32 n = 0; n < N_TILES; n++)
+        for (i32 e = 0; e < VALUES; e++)
+            sums[e] = o[e / 2][e % 2];
 #pragma unroll
-            for (i32 side = 0; side < 2; side++)
-            {
-                for (i32 mask = 4; mask <= 16; mask *= 2)
-                    o[n][side] += __shfl_xor_sync(0xffffffff, o[n][side], mask);
-                i32 own = token + n * 8 + quad * 2 + side;
-                if (lane / 4 == 0 && own < count)
-                    scores[(i64)own * heads] = factored ? o[n][side] : 0;
-            }
+        for (i32 width = VALUES / 2, mask = 16; mask >= 4; mask /= 2, width /= 2)
+#pragma unroll
+            for (i32 e = 0; e < (width > 0 ? width : 1); e++)
+                if (width == 0)
+                    sums[0] += __shfl_xor_sync(0xffffffff, sums[0], mask);
+                else
+                {
+                    bool upper = (lane & mask) != 0;
+                    float away = upper ? sums[e] : sums[e + width];
+                    sums[e] = (upper ? sums[e + width] : sums[e]) + __shfl_xor_sync(0xffffffff, away, mask);
+                }
+        i32 value = lane / 4 / (8 / VALUES), own = token + value / 2 * 8 + quad * 2 + value % 2;
+        if (own < count && lane / 4 % (8 / VALUES) == 0)
+            scores[(i64)own * heads] = factored ? sums[0] : 0;
     }
 }

@@ -7,8 +7,8 @@ internal abstract class BenchDevice : IDisposable
 {
     public abstract GpuBackend Backend { get; }
 
-    /// <summary>The same device and stream with the kernels for sm_90a alone (<see cref="Compactor.Native.Cuda.CudaOptions.HopperKernels"/>); null where they cannot be used.</summary>
-    public virtual GpuBackend? Hopper => null;
+    /// <summary>The same device and stream without the kernels for sm_90a (<see cref="Compactor.Native.Cuda.CudaOptions.HopperKernels"/>); null where there are none.</summary>
+    public virtual GpuBackend? Portable => null;
 
     /// <summary>Device, driver, compiler: name and value.</summary>
     public abstract IReadOnlyList<(string Name, string Value)> Facts { get; }

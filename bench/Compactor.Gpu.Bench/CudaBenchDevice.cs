@@ -21,13 +21,10 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
         var driver = CudaDriver.Open(options);
         _stream = (CudaStream)driver.CreateStream();
         Backend = new GpuBackend(driver, _stream);
-        if (driver.Limits.Architecture == KernelLibrary.SpecificArchitecture)
+        if (driver.Limits.HopperKernels)
         {
-            var hopper = CudaDriver.Open(options with { HopperKernels = true });
-            if (hopper.Limits.HopperKernels)
-                Hopper = new GpuBackend(hopper, hopper.Adopt(_stream.Value));
-            else
-                hopper.Dispose();
+            var portable = CudaDriver.Open(options with { HopperKernels = false });
+            Portable = new GpuBackend(portable, portable.Adopt(_stream.Value));
         }
         (_context, _driver) = (_stream.Context, _stream.Context.Driver);
         int cache = 0;
@@ -53,7 +50,7 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
 
     public override GpuBackend Backend { get; }
 
-    public override GpuBackend? Hopper { get; }
+    public override GpuBackend? Portable { get; }
 
     public override IReadOnlyList<(string Name, string Value)> Facts { get; }
 
@@ -116,7 +113,7 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
             _driver.EventDestroy(_start);
             _driver.EventDestroy(_end);
         }
-        Hopper?.Dispose();
+        Portable?.Dispose();
         Backend.Dispose();
     }
 }

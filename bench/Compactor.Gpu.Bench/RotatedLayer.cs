@@ -38,8 +38,8 @@ internal sealed unsafe class RotatedLayer : IDisposable
             ("leverage, whole sequence", name => Leverage(name, 0, 2)),
             ("attention scores, C 256", name => AttentionScores(name, Backend)),
         ];
-        if (_device.Hopper is { } hopper)
-            operations.Add(("attention scores, C 256, sm_90a", name => AttentionScores(name, hopper)));
+        if (_device.Portable is { } portable)
+            operations.Add(("attention scores, C 256, mma.sync", name => AttentionScores(name, portable)));
         operations.AddRange([("fuse and select", FuseAndSelect), ("compact, r 0.5", Compact), ("decode attention, r 0.5", Decode), ("whole layer, paper, r 0.5", Layer)]);
         return [.. operations.Select(operation => (operation.Name, (Func<Operation>)(() => operation.Make(operation.Name))))];
     }

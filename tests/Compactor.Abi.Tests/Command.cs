@@ -25,20 +25,17 @@ internal static class Command
         return output + error.Result;
     }
 
-    /// <summary>A Python 3 that has numpy.</summary>
-    public static string Python
+    /// <summary>A Python 3 that has a package.</summary>
+    public static string Python(string package = "numpy")
     {
-        get
+        foreach (string python in (string[])["python3", "/usr/bin/python3"])
         {
-            foreach (string python in (string[])["python3", "/usr/bin/python3"])
-            {
-                using var probe = Process.Start(new ProcessStartInfo(python, ["-c", "import numpy"]) { RedirectStandardError = true });
-                probe?.StandardError.ReadToEnd();
-                probe?.WaitForExit();
-                if (probe?.ExitCode == 0)
-                    return python;
-            }
-            throw new InvalidOperationException("No python3 here has numpy; install it (Debian: python3-numpy).");
+            using var probe = Process.Start(new ProcessStartInfo(python, ["-c", $"import {package}"]) { RedirectStandardError = true });
+            probe?.StandardError.ReadToEnd();
+            probe?.WaitForExit();
+            if (probe?.ExitCode == 0)
+                return python;
         }
+        throw new InvalidOperationException($"No python3 here has {package}; install it (Debian: python3-{package}).");
     }
 }

@@ -153,6 +153,13 @@ public sealed class KernelCacheTests : IDisposable
         Assert.Contains("/nowhere", Assert.Throws<CompactorException>(() => KernelLibrary.OpenNvrtc(none, null)).Message);
     }
 
+    [Fact]
+    public void A_compiler_that_the_loader_knows_by_name_is_used()
+    {
+        // It answers to its name once it is loaded from wherever it lies.
+        Assert.Equal(Nvrtc.Newer.Version, new NvrtcApi("libnvrtc.so.12").Version);
+    }
+
     [Fact(Explicit = true)]
     public void Eight_processes_may_fill_one_folder_at_once()
     {

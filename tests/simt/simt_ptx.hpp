@@ -67,6 +67,7 @@ __device__ __forceinline__ void keep_branch() {}
 __device__ __forceinline__ u32x4 ldmatrix_x4(u32 row) { return simt_ldmatrix_x4(row); }
 __device__ __forceinline__ u32x4 ldmatrix_x4_trans(u32 row) { return simt_ldmatrix_x4_trans(row); }
 __device__ __forceinline__ void mma_bf16(f32x4& c, u32x4 a, u32x2 b) { c = simt_mma_bf16(c, a, b); }
+__device__ __forceinline__ f32x4 mma_bf16_product(u32x4 a, u32x2 b) { return simt_mma_bf16({0, 0, 0, 0}, a, b); }
 __device__ __forceinline__ void mma_f16(f32x4& c, u32x4 a, u32x2 b) { c = simt_mma_f16(c, a, b); }
 
 __device__ __forceinline__ void cp_async_16(u32 to, const void* from, u32 bytes) { simt_cp_async_16(to, from, bytes); }
@@ -79,6 +80,7 @@ __device__ __forceinline__ float reciprocal_approx(float x) { return simt_recipr
 __device__ __forceinline__ float tanh_approx(float x) { return simt_tanh_approx(x); }
 
 __device__ __forceinline__ u32x4 load_streaming(const void* from) { return simt_load_streaming(from); }
+__device__ __forceinline__ void prefetch_l2(const void*) {}
 __device__ __forceinline__ void store_streaming(void* to, u32x4 x) { simt_store_streaming(to, x); }
 __device__ __forceinline__ u32 atomic_add_global(u32* at, u32 x) { return simt_atomic_add_global(at, x); }
 __device__ __forceinline__ u64 atomic_max_global(u64* at, u64 x) { return simt_atomic_max_global(at, x); }

@@ -16,11 +16,14 @@ internal sealed unsafe class CudaDriver : GpuDriver
     private readonly Version _version;
     private readonly ConcurrentDictionary<string, Lazy<ModuleHandle>> _modules = [];
     private readonly ConcurrentDictionary<KernelVariant, Lazy<CudaKernel>> _kernels = [];
+    private readonly ConcurrentDictionary<KernelVariant, Lazy<bool>> _specific = [];
+    private readonly Action<string> _announce;
 
-    private CudaDriver(CudaContext context, KernelLibrary library, Version version, bool hopperKernels)
+    private CudaDriver(CudaContext context, KernelLibrary library, Version version, CudaOptions options)
     {
         (_context, _driver, _library, _version) = (context, context.Driver, library, version);
-        Limits = context.Limits with { HopperKernels = hopperKernels };
+        Limits = context.Limits with { HopperKernels = options.HopperKernels && context.Limits.Architecture == KernelLibrary.SpecificArchitecture };
+        _announce = options.Announce ?? (_ => { });
         _memory = new CudaMemory(context);
         if (!context.HasMemoryPools || _driver.DeviceGetDefaultMemPool == null || _driver.MemPoolSetAttribute == null)
             return;
@@ -50,11 +53,7 @@ internal sealed unsafe class CudaDriver : GpuDriver
             string? folder = options.CacheFolder ?? KernelCache.DefaultFolder(options.Search.Variable);
             var cache = new KernelCache(string.IsNullOrEmpty(folder) ? null : folder, options.KernelFolders, announce);
             var library = new KernelLibrary(context.Limits.Architecture, version, cache, () => KernelLibrary.OpenNvrtc(LibrarySearch.Nvrtc(options.Search), version));
-            string reason = "";
-            bool hopper = options.HopperKernels && library.HasSpecific(out reason);
-            if (options.HopperKernels && !hopper)
-                announce($"The kernels for sm_90a are not used: {reason}.");
-            return new CudaDriver(context, library, version, hopper);
+            return new CudaDriver(context, library, version, options);
         }
         catch
         {
@@ -69,6 +68,14 @@ internal sealed unsafe class CudaDriver : GpuDriver
     public override GpuLimits Limits { get; }
 
     public override GpuKernel Load(KernelVariant variant) => Once(_kernels, variant, () => new CudaKernel(_context, Once(_modules, variant.Module, () => LoadModule(variant)), variant));
+
+    public override bool Has(KernelVariant variant) => !variant.IsSpecific || _specific.GetOrAdd(variant, asked => new Lazy<bool>(() =>
+    {
+        bool has = _library.HasSpecific(asked, out string reason);
+        if (!has)
+            _announce($"{asked.Entry} is not used: {reason}.");
+        return has;
+    })).Value;
 
     public override GpuStream CreateStream() => CudaStream.Create(_context);
 

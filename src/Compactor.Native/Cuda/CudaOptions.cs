@@ -30,10 +30,10 @@ public sealed record CudaOptions
     public IReadOnlyList<string> KernelFolders { get; init; } = [Path.Combine(AppContext.BaseDirectory, "compactor-kernels")];
 
     /// <summary>
-    /// Use the kernels written for compute capability 9.0 alone (<c>sm_90a</c>: <c>wgmma</c>, mbarriers) where there is one; it gives the same scores to rounding. Off by default: one
-    /// GPU has run them so far, an H200 (driver 580, NVRTC 13.0), where tests agree. On other devices, and with an NVRTC older than 12.0, they are not used, and <see cref="Announce"/> is told.
+    /// Use the kernels written for compute capability 9.0 alone (<c>sm_90a</c>: <c>wgmma</c>) on such a device, as they are by default; they give the same scores to rounding.
+    /// Where one cannot be had, with an NVRTC older than 12.0 say, <see cref="Announce"/> is told and the portable one is used. Other devices have no such kernels.
     /// </summary>
-    public bool HopperKernels { get; init; }
+    public bool HopperKernels { get; init; } = true;
 
     /// <summary>Receives a sentence for everything that does not stop the work and that a person should know, such as a cache that cannot be written; null for nothing.</summary>
     public Action<string>? Announce { get; init; }

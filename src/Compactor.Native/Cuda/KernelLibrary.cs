@@ -2,7 +2,7 @@ using Compactor.Native.Gpu;
 
 namespace Compactor.Native.Cuda;
 
-/// <summary>Code of kernel variants for one device: from a cache, else compiled by NVRTC, which is loaded only then, or to ask whether it knows kernels for sm_90a.</summary>
+/// <summary>Code of kernel variants for one device: from a cache, else compiled by NVRTC, which is loaded only then.</summary>
 internal sealed class KernelLibrary
 {
     /// <summary>The architecture that some kernels are written for.</summary>
@@ -48,14 +48,15 @@ internal sealed class KernelLibrary
         return code;
     }
 
-    /// <summary>Whether variants written for the device's very architecture can be had; where not, the reason, as a clause.</summary>
-    /// <remarks>Without NVRTC they may lie among compiled kernels, and whoever asks for one that does not is told.</remarks>
-    public bool HasSpecific(out string reason)
+    /// <summary>Whether a variant that is written for the device's very architecture can be had; where not, the reason, as a clause.</summary>
+    public bool HasSpecific(KernelVariant variant, out string reason)
     {
         reason = "";
-        if (_device != SpecificArchitecture)
-            reason = $"the device has compute capability {_device / 10}.{_device % 10}, and they are for {SpecificArchitecture / 10}.{SpecificArchitecture % 10}";
-        else if (NvrtcVersion() is { } version && version < CompileTarget.SpecificSince)
+        if (_cache.Find(variant, CompileTarget.CubinOf(variant, _device)) is not null)
+            return true;
+        if (NvrtcVersion() is not { } version)
+            reason = "no folder of compiled kernels holds it, and there is no NVRTC";
+        else if (version < CompileTarget.SpecificSince)
             reason = $"NVRTC {version} does not know sm_{SpecificArchitecture}a; use {CompileTarget.SpecificSince} or later";
         return reason.Length == 0;
     }

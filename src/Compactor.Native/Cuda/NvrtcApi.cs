@@ -105,9 +105,11 @@ internal sealed unsafe partial class NvrtcApi
     /// </summary>
     private static void LoadBuiltins(string place)
     {
-        string file = new FileInfo(place).ResolveLinkTarget(returnFinalTarget: true)?.FullName ?? place;
-        if (Path.GetDirectoryName(file) is not { Length: > 0 } folder || !Directory.Exists(folder))
+        // What the loader found by its name has its builtins where the loader looks.
+        if (!File.Exists(place))
             return;
+        string file = new FileInfo(place).ResolveLinkTarget(returnFinalTarget: true)?.FullName ?? Path.GetFullPath(place);
+        string folder = Path.GetDirectoryName(file)!;
         var wanted = VersionInName().Match(Path.GetFileName(file));
         string pattern = OperatingSystem.IsWindows() ? "nvrtc-builtins64_*.dll" : "libnvrtc-builtins.so*";
         string[] found = [.. Directory.EnumerateFiles(folder, pattern).Order(StringComparer.Ordinal)];

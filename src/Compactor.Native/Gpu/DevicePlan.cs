@@ -110,7 +110,7 @@ internal sealed class DevicePlan : IDisposable
     /// <summary>Statistics of leverage and of attention scores, and norms of values.</summary>
     public WorkspaceLayout FuseWorkspace { get; }
 
-    /// <summary>Counts of strips, and the sums or keys that selection derives from scores.</summary>
+    /// <summary>Counts of tiles, and the sums or keys that selection derives from scores.</summary>
     public WorkspaceLayout SelectWorkspace { get; }
 
     /// <summary>Zero before and after: histograms and counters of segments, counters of the scopes of leverage and of attention scores.</summary>

@@ -3,13 +3,12 @@ using Compactor.Native.Compression;
 
 namespace Compactor.Native.Gpu;
 
-/// <summary>One of the two scores that are fused: the scopes of its statistics and the units of work they are cut into (cuda/fuse.cu).</summary>
+/// <summary>One of the two scores that are fused: the scopes of its statistics and the tiles they are cut into (cuda/fuse.cu).</summary>
 internal sealed class FuseTerm
 {
-    public const int PartialBytes = 16, StatisticsBytes = 24;
-    private const int UnitTokens = 512, WarpsOfABlock = 8, Threads = 256;
+    private const int PartialBytes = 24, StatisticsBytes = 16;
 
-    private readonly int _unitStarts, _scopeStarts, _chunk;
+    private readonly int _tileStarts, _scopeStarts, _chunk, _scopesOfAChunk;
     private readonly bool _perHead;
 
     public FuseTerm(DeviceTables tables, LayerPlan plan, NormalizationScope scope, int chunk)
@@ -17,7 +16,8 @@ internal sealed class FuseTerm
         var shape = plan.Shape;
         _perHead = scope == NormalizationScope.Head;
         _chunk = scope == NormalizationScope.Chunk ? chunk : 0;
-        var units = new int[shape.Sequences + 1];
+        _scopesOfAChunk = _perHead ? shape.KvHeads : 1;
+        var tiles = new int[shape.Sequences + 1];
         var scopes = new int[shape.Sequences + 1];
         for (int b = 0; b < shape.Sequences; b++)
         {
@@ -28,44 +28,47 @@ internal sealed class FuseTerm
                 scored = Math.Max(scored, end - first);
             }
             int length = _chunk > 0 ? _chunk : scored, chunks = scored == 0 ? 0 : (scored + length - 1) / length;
-            units[b + 1] = checked(units[b] + shape.KvHeads * chunks * ((length + UnitTokens - 1) / UnitTokens));
+            tiles[b + 1] = checked(tiles[b] + chunks * PairSegments.Tiles(length, shape.KvHeads));
             scopes[b + 1] = scopes[b] + (_perHead ? shape.KvHeads : chunks);
         }
-        (Units, Scopes) = (units[^1], scopes[^1]);
-        (_unitStarts, _scopeStarts) = (tables.Add(units), tables.Add(scopes));
+        (Tiles, Scopes) = (tiles[^1], scopes[^1]);
+        (_tileStarts, _scopeStarts) = (tables.Add(tiles), tables.Add(scopes));
     }
 
-    public int Units { get; }
+    public int Tiles { get; }
 
     public int Scopes { get; }
 
     public static KernelVariant Variant(string entry) => new("fuse.cu", entry);
 
-    /// <summary>The launch of a pass over the units of two terms.</summary>
-    public static LaunchShape Pass(int units) => new((units + WarpsOfABlock - 1) / WarpsOfABlock, 2, 1, Threads, 0);
+    /// <summary>The launch of a pass over the tiles of two terms, of which one has so many and the other no more.</summary>
+    public static LaunchShape Pass(int tiles) => new(tiles, 2, 1, PairSegments.Threads, PairSegments.SharedBytes);
 
     public DeviceFuseTerm Of(DeviceTables tables, BufferView<float> raw, ulong workspace, ulong counters) => new()
     {
         Raw = (ulong)raw.Address,
-        UnitStarts = tables.Address(_unitStarts),
+        TileStarts = tables.Address(_tileStarts),
         ScopeStarts = tables.Address(_scopeStarts),
         Partials = workspace,
-        Statistics = workspace + (ulong)Units * PartialBytes,
+        Statistics = workspace + (ulong)(PartialsBytes + 15) / 16 * 16,
         Counters = counters,
         Chunk = _chunk,
         PerHead = _perHead ? 1 : 0,
+        Tiles = Tiles,
     };
 
     /// <summary>Bytes of partials and statistics.</summary>
-    public long WorkspaceBytes => (long)Units * PartialBytes + (long)Scopes * StatisticsBytes;
+    public long WorkspaceBytes => PartialsBytes + 8 + (long)Scopes * StatisticsBytes;
+
+    private long PartialsBytes => (long)Tiles * _scopesOfAChunk * PartialBytes;
 }
 
 /// <summary>Mirror of <c>FuseTerm</c> in cuda/fuse.cu.</summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct DeviceFuseTerm
 {
-    public ulong Raw, UnitStarts, ScopeStarts, Partials, Statistics, Counters;
-    public int Chunk, PerHead;
+    public ulong Raw, TileStarts, ScopeStarts, Partials, Statistics, Counters;
+    public int Chunk, PerHead, Tiles, Reserved;
 }
 
 [StructLayout(LayoutKind.Sequential)]

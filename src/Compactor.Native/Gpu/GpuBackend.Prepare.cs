@@ -9,12 +9,12 @@ public sealed unsafe partial class GpuBackend
     /// <inheritdoc/>
     public override void Prepare(LayerPlan plan, LayerInputs inputs, Sketch? sketch = null)
     {
-        var (shape, options, limits) = (plan.Shape, plan.Options, _driver.Limits);
+        var (shape, options) = (plan.Shape, plan.Options);
         inputs.Validate(shape);
         if (inputs.KeyPreRope is not null || inputs.Rotary is not null)
             PrepareLeverage(plan, DenseKeys(plan, inputs.KeyPreRope ?? inputs.Key, inputs.KeyPreRope is null ? inputs.Rotary : null, sketch ?? plan.Sketch).Kernel);
         if (inputs.Query is not null)
-            _driver.Load(AttentionScoresLaunch.Variant(shape.HeadDim, inputs.Key.ElementType, options.AttentionChunk, limits));
+            _driver.Load(AttentionScoresLaunch.Variant(shape.HeadDim, inputs.Key.ElementType, options.AttentionChunk, AttentionScoresLimits(shape.HeadDim, inputs.Key.ElementType, options.AttentionChunk)));
         if (inputs.Query is not null && options.WeightByValueNorm)
             _driver.Load(ValueNormsLaunch.Variant(shape.HeadDim, inputs.Value.ElementType));
         PrepareSelection(plan, shape.HeadDim, inputs.Key.ElementType);

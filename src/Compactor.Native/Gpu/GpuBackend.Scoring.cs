@@ -9,6 +9,8 @@ public sealed unsafe partial class GpuBackend
 
     private DevicePlan MakePlan(LayerPlan plan)
     {
+        if (plan.Shape.KvHeads > PairSegments.Threads)
+            throw CompactorException.Unsupported($"Layer {plan.Shape.Layer} has {plan.Shape.KvHeads} KV heads; the cuda backend fuses and selects the scores of up to {PairSegments.Threads}. Use the cpu backend.");
         var (device, shape, options) = (new DevicePlan(this, plan), plan.Shape, plan.Options);
         if (!LeverageLaunch.Fits(new(shape.HeadDim, shape.ElementType, options.SketchDimension, 0, 0), options.LeverageChunk, _driver.Limits))
             _workspace.Reserve(device.LeverageWorkspace(options.SketchDimension));
@@ -32,8 +34,9 @@ public sealed unsafe partial class GpuBackend
         Follow();
         if (device.SkipFirst + device.SkipLast > 0)
             Clear(attention);
-        Launch(AttentionScoresLaunch.Variant(shape.HeadDim, key.ElementType, options.AttentionChunk, _driver.Limits),
-            AttentionScoresLaunch.Shape(device.AttentionChunks, shape.KvHeads, shape.HeadDim, key.ElementType, options.AttentionChunk, _driver.Limits), new AttentionScoresParams
+        var limits = AttentionScoresLimits(shape.HeadDim, key.ElementType, options.AttentionChunk);
+        Launch(AttentionScoresLaunch.Variant(shape.HeadDim, key.ElementType, options.AttentionChunk, limits),
+            AttentionScoresLaunch.Shape(device.AttentionChunks, shape.KvHeads, shape.HeadDim, key.ElementType, options.AttentionChunk, limits), new AttentionScoresParams
             {
                 Queries = new(query),
                 Keys = new(key),
@@ -50,6 +53,13 @@ public sealed unsafe partial class GpuBackend
                 Reduction = options.GroupReduction == GroupReduction.Mean ? 1f / shape.Group : 1,
                 Items = checked(device.AttentionChunks * shape.KvHeads),
             });
+    }
+
+    /// <summary>The device's limits, without its own kernel where that cannot be had.</summary>
+    private GpuLimits AttentionScoresLimits(int dim, ElementType type, int chunk)
+    {
+        var limits = _driver.Limits;
+        return _driver.Has(AttentionScoresLaunch.Variant(dim, type, chunk, limits)) ? limits : limits with { HopperKernels = false };
     }
 
     /// <inheritdoc/>

@@ -39,10 +39,9 @@ public sealed unsafe partial class GpuBackend
             parameters.Leverage = device.Leverage.Of(device.Tables, o, work + layout[0], counters + zeros[2]);
         if (attention is { } a)
             parameters.Attention = device.Attention!.Of(device.Tables, a, work + layout[1], counters + zeros[3]);
-        var pass = FuseTerm.Pass(Math.Max(leverage is null ? 0 : device.Leverage.Units, attention is null ? 0 : device.Attention!.Units));
-        Launch(FuseTerm.Variant("fuse_sums"), pass, parameters);
-        Launch(FuseTerm.Variant("fuse_squares"), pass, parameters);
-        Launch(FuseTerm.Variant("fuse_scores"), device.Whole.Pass(withDigits: true), parameters);
+        var pass = FuseTerm.Pass(Math.Max(leverage is null ? 0 : device.Leverage.Tiles, attention is null ? 0 : device.Attention!.Tiles));
+        Launch(FuseTerm.Variant("fuse_statistics"), pass, parameters);
+        Launch(FuseTerm.Variant("fuse_scores"), device.Whole.Pass(PairSegments.SharedBytes), parameters);
         return default;
     }
 
@@ -101,9 +100,9 @@ public sealed unsafe partial class GpuBackend
     {
         parameters.Segments = WithDigits(device, segments);
         for (parameters.Round = firstRound; parameters.Round < 3; parameters.Round++)
-            Launch(PairSegments.Selection("select_digits"), segments.Pass(withDigits: true), parameters);
-        Launch(PairSegments.Selection("select_count"), segments.Pass(withDigits: true), parameters);
-        Launch(PairSegments.Selection(write), segments.Pass(withDigits: false), parameters);
+            Launch(PairSegments.Selection("select_digits"), segments.Pass(PairSegments.SharedBytes), parameters);
+        Launch(PairSegments.Selection("select_count"), segments.Pass(PairSegments.SharedBytes), parameters);
+        Launch(PairSegments.Selection(write), segments.Pass(PairSegments.ListingSharedBytes), parameters);
     }
 
     private DeviceSegments WithDigits(DevicePlan device, PairSegments segments)

@@ -16,6 +16,9 @@ internal abstract unsafe class GpuDriver : IDisposable
     /// <exception cref="CompactorException">It does not compile; the message carries the compiler's log.</exception>
     public abstract GpuKernel Load(KernelVariant variant);
 
+    /// <summary>Whether a variant can be had; where not, whoever opened the driver has been told why, and one that asks less of the device must do.</summary>
+    public virtual bool Has(KernelVariant variant) => true;
+
     /// <summary>A new stream that waits for no other.</summary>
     public abstract GpuStream CreateStream();
 

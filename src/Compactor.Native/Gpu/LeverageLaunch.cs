@@ -45,7 +45,7 @@ internal static class LeverageLaunch
 
     public static LaunchShape Gram(in SketchedKeys keys, long blocks) => new(checked((int)blocks), PartThreads, TileBytes(keys) + PhiBytes(keys));
 
-    public static LaunchShape Factor(in SketchedKeys keys, long blocks) => new(checked((int)blocks), ChunkThreads, 40 * keys.SketchDim);
+    public static LaunchShape Factor(in SketchedKeys keys, long blocks) => new(checked((int)blocks), ChunkThreads, InverseFactorBytes(keys.SketchDim, sizeof(double)) + 8 * keys.SketchDim);
 
     public static LaunchShape Apply(in SketchedKeys keys, long blocks) => new(checked((int)blocks), PartThreads, 4 * keys.Dim + 4 * keys.SketchDim + PhiBytes(keys));
 
@@ -56,8 +56,8 @@ internal static class LeverageLaunch
         return (int)(((long)tokens + part - 1) / part);
     }
 
-    /// <summary>Elements of a part's sums: the triangle of XᵀX and the column sums.</summary>
-    public static int PartialElements(int sketchDim) => sketchDim * (sketchDim + 1) / 2 + sketchDim;
+    /// <summary>Elements of a part's sums: blocks of 16 x 16 of XᵀX, on or below the diagonal, and the column sums.</summary>
+    public static int PartialElements(int sketchDim) => 256 * Blocks(sketchDim) + sketchDim;
 
     /// <summary>Bytes of a factor as fragments, and L⁻¹·r.</summary>
     public static int FactorBytes(int sketchDim) => sketchDim / 8 * (sketchDim / 16) * 768 + 4 * sketchDim;
@@ -81,8 +81,16 @@ internal static class LeverageLaunch
     {
         int k = keys.SketchDim, warpTokens = WarpTokens(k);
         long tokens = (chunk + warpTokens - 1) / warpTokens * warpTokens;
-        return 4 * k * tokens + 56 * k + Math.Max(PhiBytes(keys) + 4 * keys.Dim, Math.Max(2 * k * (k + 1), 4 * k * (k + 8)));
+        return 4 * k * tokens + 40 * k + new[] { PhiBytes(keys) + 4 * keys.Dim, InverseFactorBytes(k, sizeof(float)), 1536 * Blocks(k) }.Max();
     }
+
+    /// <summary>Shared memory of <c>InverseFactor</c> in cuda/cholesky.cuh: blocks of padded rows, pivots and their inverses, and a word.</summary>
+    private static int InverseFactorBytes(int sketchDim, int realBytes)
+    {
+        return (Blocks(sketchDim) + sketchDim / 16 - 1) * 16 * (16 * realBytes + (realBytes == sizeof(float) ? 16 : 8)) + 2 * sketchDim * realBytes + 8;
+    }
+
+    private static int Blocks(int sketchDim) => sketchDim / 16 * (sketchDim / 16 + 1) / 2;
 
     private static int WarpTokens(int sketchDim) => sketchDim <= 64 ? 32 : 16;
 

@@ -16,17 +16,22 @@ internal struct DevicePairs
 internal struct DeviceSegments
 {
     public DevicePairs Pairs;
-    public ulong StripStarts, BlockStarts, KeptStarts, Histograms, States, Counters;
+    public ulong TileStarts, KeptStarts, Histograms, States, Counters;
     public int Sequences, PerHead;
 }
 
-/// <summary>How the pairs of a batch are cut into segments that compete for one count each, and segments into strips and blocks (cuda/radix.cuh).</summary>
+/// <summary>How the pairs of a batch are cut into segments that compete for one count each, and segments into tiles (cuda/radix.cuh).</summary>
 internal sealed class PairSegments
 {
+    /// <summary>Threads of a block, and the most heads it takes.</summary>
     public const int Threads = 256;
-    private const int HistogramDigits = 2048, StateWords = 4, Strip = 512, WarpsOfABlock = 8, SharedBytes = 8256;
 
-    private readonly int _strips, _blocks, _kept, _states, _heads, _sequences;
+    /// <summary>Shared memory of a block: a histogram and scratch; beside them the places of heads where it lists what is kept.</summary>
+    public const int SharedBytes = 8256, ListingSharedBytes = SharedBytes + sizeof(int) * Threads;
+
+    private const int HistogramDigits = 2048, StateWords = 4, TokensOfAThread = 8;
+
+    private readonly int _tiles, _blocks, _kept, _states, _heads, _sequences;
     private readonly bool _perHead, _ragged;
 
     /// <param name="tables">Receives the tables.</param>
@@ -38,22 +43,19 @@ internal sealed class PairSegments
     {
         (_heads, _perHead, _sequences, _ragged) = (heads, perHead, shape.Sequences, shape.IsRagged);
         Count = shape.Sequences * (perHead ? heads : 1);
-        var strips = new int[shape.Sequences + 1];
-        var blocks = new int[shape.Sequences + 1];
+        var tiles = new int[shape.Sequences + 1];
         var kept = new int[Count + 1];
         for (int b = 0; b < shape.Sequences; b++)
         {
             int longest = 0;
             for (int h = 0; h < shape.KvHeads; h++)
                 longest = Math.Max(longest, shape.LengthOf(b, h));
-            int own = Ceiling(longest, Strip);
-            strips[b + 1] = strips[b] + own;
-            blocks[b + 1] = blocks[b] + (perHead ? heads * Math.Max(1, Ceiling(own, WarpsOfABlock)) : Math.Max(1, Ceiling(own * heads, WarpsOfABlock)));
+            tiles[b + 1] = tiles[b] + Math.Max(1, Tiles(longest, perHead ? 1 : heads));
             for (int i = 0, segments = perHead ? heads : 1; i < segments; i++)
                 kept[b * segments + i + 1] = checked(kept[b * segments + i] + (int)counts(b, i));
         }
-        (Blocks, Entries) = (blocks[^1], strips[^1] * heads);
-        (_strips, _blocks, _kept, _states) = (tables.Add(strips), tables.Add(blocks), tables.Add(kept), tables.Add(new int[StateWords * Count]));
+        (_blocks, Entries) = (tiles[^1], checked(tiles[^1] * heads));
+        (_tiles, _kept, _states) = (tables.Add(tiles), tables.Add(kept), tables.Add(new int[StateWords * Count]));
     }
 
     /// <summary>Segments.</summary>
@@ -62,17 +64,16 @@ internal sealed class PairSegments
     /// <summary>Bytes of the histograms of all segments.</summary>
     public long HistogramBytes => sizeof(uint) * (long)HistogramDigits * Count;
 
-    /// <summary>Bytes of the counts of all (strip, head) pairs.</summary>
-    public long CountBytes => sizeof(ulong) * (long)Entries;
-
-    /// <summary>Blocks that one pass over all segments takes.</summary>
-    public int Blocks { get; }
+    /// <summary>Bytes of the counts of all (tile, head) pairs.</summary>
+    public long CountBytes => sizeof(uint) * (long)Entries;
 
     private int Entries { get; }
 
-    public LaunchShape Pass(bool withDigits) => Pass(Blocks, withDigits);
+    /// <summary>A pass over all tiles of all segments.</summary>
+    public LaunchShape Pass(int sharedBytes) => new(_blocks, _perHead ? _heads : 1, 1, Threads, sharedBytes);
 
-    public static LaunchShape Pass(int blocks, bool withDigits) => new(blocks, Threads, withDigits ? SharedBytes : 0);
+    /// <summary>Tiles, a block's work each, that so many tokens are cut into: 8 tokens a thread.</summary>
+    public static int Tiles(int tokens, int heads) => Ceiling(tokens, TokensOfAThread * (Threads / heads));
 
     public static KernelVariant Selection(string entry) => new("select.cu", entry);
 
@@ -80,8 +81,7 @@ internal sealed class PairSegments
     public DeviceSegments Of(DevicePlan device) => new()
     {
         Pairs = new() { Offsets = device.CuSeqlens, Heads = _heads, Ragged = _ragged ? 1 : 0 },
-        StripStarts = device.Tables.Address(_strips),
-        BlockStarts = device.Tables.Address(_blocks),
+        TileStarts = device.Tables.Address(_tiles),
         KeptStarts = device.Tables.Address(_kept),
         States = device.Tables.Address(_states),
         Sequences = _sequences,

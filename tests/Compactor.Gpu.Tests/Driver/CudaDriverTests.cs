@@ -344,17 +344,28 @@ public sealed unsafe class CudaDriverTests : IDisposable
     }
 
     [Theory]
-    [InlineData(90, "12.4", "")]
-    [InlineData(86, "12.4", "The kernels for sm_90a are not used: the device has compute capability 8.6, and they are for 9.0.")]
-    [InlineData(90, "11.8", "The kernels for sm_90a are not used: NVRTC 11.8 does not know sm_90a; use 12.0 or later.")]
-    public void Kernels_for_Hopper_are_used_or_it_is_said_why_not(int capability, string nvrtc, string announced)
+    [InlineData("12.4", "")]
+    [InlineData("11.8", "attention_scores_hopper is not used: NVRTC 11.8 does not know sm_90a; use 12.0 or later.")]
+    [InlineData("none", "attention_scores_hopper is not used: no folder of compiled kernels holds it, and there is no NVRTC.")]
+    public void Kernels_for_Hopper_are_used_or_it_is_said_once_why_not(string nvrtc, string announced)
     {
-        Reset(12040, capability, 1);
-        var options = Options() with { HopperKernels = true, CacheFolder = Path.Combine(Nvrtc.Repository, "tests", ".nvrtc", "kernels-" + nvrtc) };
+        Reset(12040, 90, 1);
+        var options = Options() with { CacheFolder = "" };
         List<string> said = [];
-        using var driver = CudaDriver.Open(options with { Search = options.Search with { NvrtcPath = Nvrtc.PathOf(nvrtc) }, Announce = said.Add });
+        using var driver = CudaDriver.Open(options with { Search = options.Search with { NvrtcPath = nvrtc == "none" ? "/nowhere/libnvrtc.so" : Nvrtc.PathOf(nvrtc) }, Announce = said.Add });
+        var variant = AttentionScoresLaunch.Variant(128, ElementType.BFloat16, 256, driver.Limits);
+        Assert.True(variant.IsSpecific);
+        Assert.Equal(announced.Length == 0, driver.Has(variant));
+        Assert.Equal(announced.Length == 0, driver.Has(variant));
         Assert.Equal(announced, string.Join('\n', said));
-        Assert.Equal(announced.Length == 0, driver.Limits.HopperKernels);
+    }
+
+    [Fact]
+    public void Devices_of_other_kinds_have_no_kernels_of_Hopper_and_nothing_is_said()
+    {
+        Reset(12040, 86, 1);
+        using var driver = CudaDriver.Open(Options() with { Announce = Assert.Fail });
+        Assert.False(driver.Limits.HopperKernels);
     }
 
     private CudaOptions Options() => new()

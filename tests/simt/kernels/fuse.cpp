@@ -21,9 +21,9 @@ static Scored scored_of(const Options& o, i32 length)
 // The device memory of one term.
 struct DeviceTerm
 {
-    i32 units = 0;
+    i32 tiles = 0;
     std::unique_ptr<simt::Array<float>> raw;
-    std::unique_ptr<simt::Array<i32>> unit_starts, scope_starts;
+    std::unique_ptr<simt::Array<i32>> tile_starts, scope_starts;
     std::unique_ptr<simt::Array<Partial>> partials;
     std::unique_ptr<simt::Array<Statistics>> statistics;
     std::unique_ptr<simt::Array<u32>> counters;
@@ -41,19 +41,19 @@ struct DeviceTerm
                 n = std::max(n, range.end - range.begin);
             }
             i32 c = chunk > 0 ? chunk : std::max(n, 1), chunks = ceil_div(n, c);
-            counts.push_back(batch.heads * chunks * ceil_div(c, STRIP));
+            counts.push_back(chunks * ceil_div(c, tile_tokens(batch.heads)));
             scopes.push_back(scope == Head ? batch.heads : chunks);
         }
-        units = sums_before(counts).back();
+        tiles = sums_before(counts).back();
         raw = std::make_unique<simt::Array<float>>(scores);
-        unit_starts = std::make_unique<simt::Array<i32>>(sums_before(counts));
+        tile_starts = std::make_unique<simt::Array<i32>>(sums_before(counts));
         scope_starts = std::make_unique<simt::Array<i32>>(sums_before(scopes));
-        partials = std::make_unique<simt::Array<Partial>>((size_t)std::max(units, 1));
+        partials = std::make_unique<simt::Array<Partial>>((size_t)(std::max(tiles, 1) * (scope == Head ? batch.heads : 1)));
         size_t all = (size_t)std::max(1, sums_before(scopes).back());
         statistics = std::make_unique<simt::Array<Statistics>>(all);
         counters = std::make_unique<simt::Array<u32>>(all);
         counters->fill(0);
-        view = {raw->address(), unit_starts->address(), scope_starts->address(), partials->address(), statistics->address(), counters->address(), chunk, scope == Head};
+        view = {raw->address(), tile_starts->address(), scope_starts->address(), partials->address(), statistics->address(), counters->address(), chunk, scope == Head, tiles, 0};
     }
 };
 
@@ -144,10 +144,9 @@ static void check(const Batch& batch, const Options& o, const std::vector<float>
         status[0] = 0, non_finite[0] = 0;
         FuseParams params{a.view, l.view, segments.view, o.norms ? device_norms.address() : 0, weights.address(), scores.address(), status.address(), non_finite.address(),
             o.floor, o.first, o.last, o.score_protected, o.unbiased, o.pool};
-        simt::Extent grid{(u32)ceil_div(std::max({a.units, l.units, 1}), PAIR_WARPS), 2};
-        LAUNCH(fuse_sums, (grid), {PAIR_THREADS}, 0, params);
-        LAUNCH(fuse_squares, (grid), {PAIR_THREADS}, 0, params);
-        LAUNCH(fuse_scores, {(u32)segments.blocks}, {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
+        simt::Extent grid{(u32)std::max({a.tiles, l.tiles, 1}), 2};
+        LAUNCH(fuse_statistics, (grid), {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
+        LAUNCH(fuse_scores, (segments.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
         std::vector<float> actual;
         std::vector<double> expected;
         for (size_t i = 0; i < batch.size(); i++) {
@@ -210,6 +209,13 @@ int main()
         broken[1700] = NAN, broken[400] = INFINITY, broken[9] = NAN;
         check(batch, paper, broken, positive(n, 13), false, 9);
         check(batch, press, positive(n, 14), broken, false, 10);
+        for (i32 heads : {1, 8, 12, 40}) {                        // tiles of many tokens and of few; threads that have none
+            Batch other({heads == 1 ? 2300 : 300, 33}, heads, false);
+            for (Options o : {paper, press, chunks}) {
+                o.lambdas = {0.3, 0.4};
+                check(other, o, positive(other.size(), 15), positive(other.size(), 16), o.unbiased, 13);
+            }
+        }
         Batch ragged({600, 0, 65, 1300, 1, 513}, 3, true);
         for (Scope scope : {Head, Sequence, Chunk})
             for (bool protects : {true, false}) {

@@ -61,7 +61,7 @@ public:
 
     void add_up(u64 centers, u64 totals, bool finish)
     {
-        simt::Array<float> partials((size_t)parts() * (TRIANGLE + K));
+        simt::Array<float> partials((size_t)parts() * (GRAM + K));
         first_read::SketchGramParams g{};
         fill(g);
         g.part_starts = part_starts_.address();
@@ -87,7 +87,7 @@ public:
         f.center = c_.center;
         f.finish = finish;
         f.paged = COMPACTOR_PAGED;
-        LAUNCH(factorise::factor, {(u32)chunks_}, {256}, 40 * K, f);
+        LAUNCH(factorise::factor, {(u32)chunks_}, {256}, factorise::Factor::SharedBytes + 8 * K, f);
     }
 
     Launched apply(const simt::Array<u8>& factors)
@@ -162,7 +162,7 @@ static void check_pieces()
             i32 own = t < 300 ? t : t - 300;
             piece.stored.set(piece.storage(0, own), 0, d, (float)whole.stored.at(whole.storage(0, t), 0, d));
         }
-    simt::Array<double> totals(std::vector<double>((size_t)(TRIANGLE + K + 1), 0.0));
+    simt::Array<double> totals(std::vector<double>((size_t)(GRAM + K + 1), 0.0));
     Run of_first(first), of_rest(rest), of_whole(whole);
     of_first.find_centers();
     of_first.add_up(of_first.centers().address(), totals.address(), false);

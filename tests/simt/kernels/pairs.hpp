@@ -39,36 +39,28 @@ struct Batch
 // Device memory of a Segments.
 struct DeviceSegments
 {
-    i32 count, strips, blocks;
-    simt::Array<i32> offsets, strip_starts, block_starts, kept_starts;
+    i32 count, tiles, parts;
+    simt::Array<i32> offsets, tile_starts, kept_starts;
     simt::Array<u32> histograms, counters;
     simt::Array<SegmentState> states;
     Segments view;
 
-    static std::vector<i32> strips_of(const Batch& batch)
+    static std::vector<i32> tiles_of(const Batch& batch, bool per_head)
     {
         std::vector<i32> counts;
-        for (i32 b = 0; b < batch.sequences; b++) counts.push_back(ceil_div(batch.longest(b), STRIP));
-        return sums_before(counts);
-    }
-    static std::vector<i32> blocks_of(const Batch& batch, bool per_head)
-    {
-        std::vector<i32> counts;
-        for (i32 b = 0; b < batch.sequences; b++) {
-            i32 strips = ceil_div(batch.longest(b), STRIP);
-            counts.push_back(per_head ? batch.heads * std::max(1, ceil_div(strips, PAIR_WARPS)) : std::max(1, ceil_div(strips * batch.heads, PAIR_WARPS)));
-        }
+        for (i32 b = 0; b < batch.sequences; b++) counts.push_back(std::max(1, ceil_div(batch.longest(b), tile_tokens(per_head ? 1 : batch.heads))));
         return sums_before(counts);
     }
     DeviceSegments(const Batch& batch, bool per_head, const std::vector<i32>& wanted)
-        : count((i32)wanted.size()), strips(strips_of(batch).back()), blocks(blocks_of(batch, per_head).back()), offsets(batch.offsets), strip_starts(strips_of(batch)),
-          block_starts(blocks_of(batch, per_head)), kept_starts(sums_before(wanted)), histograms(wanted.size() * DIGITS), counters(wanted.size()), states(wanted.size()),
-          view{{offsets.address(), batch.heads, batch.ragged}, strip_starts.address(), block_starts.address(), kept_starts.address(), histograms.address(),
+        : count((i32)wanted.size()), tiles(tiles_of(batch, per_head).back()), parts(per_head ? batch.heads : 1), offsets(batch.offsets),
+          tile_starts(tiles_of(batch, per_head)), kept_starts(sums_before(wanted)), histograms(wanted.size() * DIGITS), counters(wanted.size()), states(wanted.size()),
+          view{{offsets.address(), batch.heads, batch.ragged}, tile_starts.address(), kept_starts.address(), histograms.address(),
               states.address(), counters.address(), batch.sequences, per_head}
     {
         histograms.fill(0);
         counters.fill(0);
     }
+    simt::Extent grid() const { return {(u32)tiles, (u32)parts}; }
     void check_clean()
     {
         CHECK(histograms.values() == std::vector<u32>(histograms.size(), 0));

@@ -48,8 +48,8 @@ static std::vector<float> scores_of(size_t count, int kind, u32 seed)
 
 static void launch_threshold(const DeviceSegments& s, SelectParams params)
 {
-    for (params.round = 0; params.round < 3; params.round++) LAUNCH(select_digits, {(u32)s.blocks}, {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
-    LAUNCH(select_count, {(u32)s.blocks}, {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
+    for (params.round = 0; params.round < 3; params.round++) LAUNCH(select_digits, (s.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
+    LAUNCH(select_count, (s.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
 }
 
 // What a sequence keeps, or each head of it (wanted a segment); `minimum` tokens of every head first.
@@ -73,20 +73,21 @@ static void check(const Batch& batch, bool per_head, const std::vector<i32>& wan
     simt::over_schedules(3, [&] {
         simt::Array<u32> keys(std::max<size_t>(scores.size(), 1));
         DeviceSegments segments(batch, per_head, wanted);
-        simt::Array<u32x2> counts((size_t)std::max(1, segments.strips * batch.heads));
+        simt::Array<u32> counts((size_t)(segments.tiles * batch.heads));
         simt::Array<i32> indices(std::max<size_t>(expected.indices.size(), 1)), offsets(expected.offsets.size());
         SelectParams params{segments.view, device_scores.address(), counts.address(), indices.address(), offsets.address(), 0, 0, 1};
         if (minimum > 0) {
             DeviceSegments heads(batch, true, minima);
-            SelectParams raise{heads.view, device_scores.address(), counts.address(), keys.address(), 0, 0, 0, 1};
+            simt::Array<u32> counts_of_heads((size_t)(heads.tiles * batch.heads));
+            SelectParams raise{heads.view, device_scores.address(), counts_of_heads.address(), keys.address(), 0, 0, 0, 1};
             launch_threshold(heads, raise);
-            LAUNCH(select_raise, {(u32)heads.blocks}, {PAIR_THREADS}, 0, raise);
+            LAUNCH(select_raise, (heads.grid()), {PAIR_THREADS}, 0, raise);
             heads.check_clean();
             params.scores = keys.address();
             params.keys_given = 1;
         }
         launch_threshold(segments, params);
-        LAUNCH(select_write, {(u32)segments.blocks}, {PAIR_THREADS}, 0, params);
+        LAUNCH(select_write, (segments.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES + PAIR_THREADS * 4, params);
         std::vector<i32> kept = indices.values();
         kept.resize(expected.indices.size());
         CHECK(kept == expected.indices);
@@ -115,11 +116,11 @@ static void check_tokens(const Batch& batch, const std::vector<i32>& wanted, int
         SelectTokenSumsParams add{device_scores.address(), device_sums.address(), (i32)sums.size(), batch.heads};
         LAUNCH(select_token_sums, {(u32)ceil_div((i32)sums.size(), PAIR_THREADS)}, {PAIR_THREADS}, 0, add);
         DeviceSegments segments(tokens, false, wanted);
-        simt::Array<u32x2> counts((size_t)segments.strips);
+        simt::Array<u32> counts((size_t)segments.tiles);
         simt::Array<i32> indices(expected.indices.size()), offsets(expected.offsets.size());
         SelectParams params{segments.view, device_sums.address(), counts.address(), indices.address(), offsets.address(), 0, 0, batch.heads};
         launch_threshold(segments, params);
-        LAUNCH(select_write, {(u32)segments.blocks}, {PAIR_THREADS}, 0, params);
+        LAUNCH(select_write, (segments.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES + PAIR_THREADS * 4, params);
         CHECK(indices.values() == expected.indices);
         CHECK(offsets.values() == expected.offsets);
     });
@@ -139,6 +140,8 @@ int main()
             check(Batch({700, 20}, 3, false), false, {500, 60}, kind, 30, seed + 7);
             check(Batch({600, 0, 65, 1300, 1, 513}, 3, true), false, {400, 900}, kind, 40, seed + 8);
             check(Batch({600, 40}, 2, false), false, {0, 5}, kind, 0, seed + 10);                          // nothing of the first
+            check(Batch({300, 20}, 12, false), false, {1200, 7}, kind, 0, seed + 11);                      // tiles of few tokens; threads that have none
+            check(Batch({50}, 256, false), false, {5000}, kind, 0, seed + 12);                             // the most heads: tiles of 8 tokens
             check_tokens(Batch({700, 0, 33}, 3, false), {200, 0, 33}, kind, seed + 9);
         }
     });

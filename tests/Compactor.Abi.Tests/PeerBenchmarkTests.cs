@@ -1,0 +1,43 @@
+using System.Text.Json;
+using Xunit;
+
+namespace Compactor.Abi.Tests;
+
+/// <summary>The benchmark beside PyTorch and published packages, on the CPU: results agree, and its JSON holds what was measured.</summary>
+public class PeerBenchmarkTests
+{
+    [Fact]
+    public void The_library_and_PyTorch_agree_on_every_operation()
+    {
+        string file = Path.GetTempFileName();
+        try
+        {
+            Command.Run(Command.Python("torch"), [Path.Combine(NativeBuild.Root, "bench", "peers", "gpu.py"), "--library", NativeBuild.Library, "--device", "cpu", "--tokens", "512", "--json", file],
+                variables: ("PYTHONDONTWRITEBYTECODE", "1"));
+            using var json = JsonDocument.Parse(File.ReadAllText(file));
+            Assert.Equal(0, json.RootElement.GetProperty("failures").GetArrayLength());
+            Assert.Equal(0, json.RootElement.GetProperty("not_measured").GetArrayLength());
+            var operations = json.RootElement.GetProperty("operations").EnumerateArray().ToList();
+            Assert.True(operations.Count >= 7, $"{operations.Count} operations were measured");
+            Assert.All(operations, operation =>
+            {
+                Assert.True(operation.GetProperty("ours_us").GetProperty("median").GetDouble() > 0);
+                var peers = operation.GetProperty("peers").EnumerateObject().Where(peer => peer.Name.StartsWith("PyTorch", StringComparison.Ordinal)).ToList();
+                Assert.NotEmpty(peers);
+                Assert.All(peers, peer => Assert.InRange(peer.Value.GetProperty("error").GetDouble(), 0, peer.Value.GetProperty("tolerance").GetDouble()));
+            });
+        }
+        finally
+        {
+            File.Delete(file);
+        }
+    }
+
+    [Fact]
+    public void When_time_is_over_what_is_left_is_named()
+    {
+        string output = Command.Run(Command.Python("torch"), [Path.Combine(NativeBuild.Root, "bench", "peers", "gpu.py"), "--library", NativeBuild.Library, "--device", "cpu", "--tokens", "512", "--seconds", "0"],
+            exitCode: 124, variables: ("PYTHONDONTWRITEBYTECODE", "1"));
+        Assert.Contains("not measured, time was over: select, L8, N 512", output);
+    }
+}
