@@ -5,23 +5,26 @@
 //
 // Cost: 2·N·Hq·C·D flops, N·Hq·C exponentials, N·(Hq + Hkv)·D elements read. L8 at N = 131,072, C = 256: 275 GFLOP, 1.07 G exp, 1.34 GB, floor 348 us.
 //
-// Shape. A block is one chunk of one KV head. The chunk's keys stay in shared memory; tiles of M = 64 queries stream past, G·ceil(count / M) of them.
-// A group of W = ceil(C / 64) warps owns a tile: each warp computes 64 x 64 logits, 128 accumulators a thread, so that a query tile is read once by each warp
-// and a key by one: 2·64·256·D bytes of shared reads a tile for C 256, 1024 cycles beside the 1024 to 1650 that the tensor cores take. A row's maximum and sum
-// meet in shared memory. Logits never leave registers: one matrix pass, one exponential each. Column sums stay in registers to the end, then meet in a fixed order.
-// Eight warps of up to 255 registers fill an SM. While one group takes exponentials (16,384 of them, 1024 cycles), another multiplies, and the load of its
-// next tile hides there too, so one buffer a group is enough. Two blocks of one group also hide each other's loading of keys (2 of 17 us): 2·(64 + 16 + 1) KB
-// for C 256, D 128, on sm_80 and sm_90. Where two do not fit an SM, two groups share one block's keys: 64 + 2·(16 + 1) KB, within the 99 KB of sm_86 and sm_89.
+// Shape. A block is one chunk of one KV head. The chunk's keys stay in shared memory; tiles of M queries stream past, G·ceil(count / M) of them.
+// A group of W = ceil(C / 64) warps owns a tile: each warp computes M x 64 logits, 2·M accumulators a thread, so that a query tile is read once by each warp
+// and a key by one. A row's maximum and sum meet in shared memory. Logits never leave registers: one matrix pass, one exponential each. Column sums stay in registers
+// to the end, then meet in a fixed order. The load of a group's next tile hides in its exponentials, so one buffer a group is enough.
+// M = 32, two groups a block, two blocks an SM: 16 warps of up to 128 registers, four a scheduler. A warp alone issues an mma every 9 cycles (the tensor cores take one
+// in 6) and an exponential every 15 (8), and waits at barriers, so that per 64 queries the tensor cores' 1640 cycles, the exponentials' 1024, 1370 issue slots and
+// 1536 cycles of shared memory (4·(16 + 8) KB for each 32 queries at C 256) only meet with four. Two such blocks take 2·(64 + 2·8.5 + 1) KB for C 256, D 128.
+// M = 64, eight warps of up to 255 registers an SM, where that does not fit: one group and two blocks (sm_80), or two groups that share one block's keys (99 KB on sm_86
+// and sm_89). It ran on an H200 at 915 us for L8; M = 32 should take 500 to 600 us.
 // float32 is split in three bf16 parts (8 + 8 + 8 bits, exact), six products of parts, tiles of 32 queries.
 // Where a chunk's keys do not fit (COMPACTOR_KEYS_RESIDENT 0), keys stream with the queries in slabs of the head dimension, from the L2 cache for every
 // tile: rows of logits are whole all the same, so there is still one matrix pass and one exponential.
 //
 // Launch: grid (chunks·Hkv), block 32·W·GROUPS, where (all integer division)
-//     M = f32 ? 32 : 64;  W = ceil(C / 64);  GROUPS = COMPACTOR_QUERY_GROUPS, 1 unless keys are resident and W <= 4
+//     M = COMPACTOR_QUERY_ROWS, 32 or 64, 32 for f32;  W = ceil(C / 64);  GROUPS = COMPACTOR_QUERY_GROUPS, 1 unless keys are resident and W <= 4
 //     SLAB = RESIDENT ? D : the largest of 64 (not f32), 32, 16 that divides D;  ROW = SLAB·bytes, plus (f32 ? 32 : 16) unless 128 divides it
-//     shared(GROUPS) = 64·W·ROW + GROUPS·(M·ROW + M·W·4)
-//     RESIDENT is 1 where shared(1) is within the device's limit for a block; GROUPS is 2 where W <= 4, shared(2) is too, and an SM does not hold 2·(shared(1) + 1024).
-// Tensors: addresses and strides are multiples of 16 bytes. Registers: at most 255, 8 warps an SM.
+//     shared(GROUPS, M) = 64·W·ROW + GROUPS·(M·ROW + M·W·4)
+//     RESIDENT is 1 where shared(1, f32 ? 32 : 64) is within the device's limit for a block. GROUPS is 2 and M 32 where W <= 4, D <= 128, not f32, from sm_90 on, and an SM
+//     holds 2·(shared(2, 32) + 1024); else GROUPS is 2 where W <= 4, shared(2, M) is within the limit, and an SM does not hold 2·(shared(1, M) + 1024).
+// Tensors: addresses and strides are multiples of 16 bytes. Registers: at most 255 with 8 warps an SM, 128 with 16.
 #include "tensor.cuh"
 #include "element.cuh"
 #include "split.cuh"
@@ -30,12 +33,13 @@
 
 constexpr i32 D = COMPACTOR_HEAD_DIM, CHUNK = COMPACTOR_CHUNK;
 constexpr bool RESIDENT = COMPACTOR_KEYS_RESIDENT;
-static_assert(COMPACTOR_QUERY_GROUPS == 1 || (COMPACTOR_KEYS_RESIDENT && COMPACTOR_CHUNK <= 256));
+static_assert(COMPACTOR_QUERY_GROUPS == 1 || (COMPACTOR_QUERY_GROUPS == 2 && COMPACTOR_KEYS_RESIDENT && COMPACTOR_CHUNK <= 256));
 
-constexpr i32 M = IS_F32 || COMPACTOR_QUERY_GROUPS > 1 ? 32 : 64, M_TILES = M / 16, N_TILES = 8;
+constexpr i32 M = COMPACTOR_QUERY_ROWS, M_TILES = M / 16, N_TILES = 8;
+static_assert(M == 32 || (M == 64 && !IS_F32));
 constexpr i32 COLUMN_WARPS = ceil_div(CHUNK, 64), GROUPS = COMPACTOR_QUERY_GROUPS;
-constexpr i32 GROUP_THREADS = 32 * COLUMN_WARPS, THREADS = GROUP_THREADS * GROUPS, MOST_THREADS = IS_F32 || M == 64 ? 256 : 512;
-constexpr i32 MIN_BLOCKS = THREADS > MOST_THREADS / 2 ? 1 : MOST_THREADS / THREADS;
+constexpr i32 GROUP_THREADS = 32 * COLUMN_WARPS, THREADS = GROUP_THREADS * GROUPS, SM_THREADS = IS_F32 || M == 64 ? 256 : 512;
+constexpr i32 MIN_BLOCKS = THREADS > SM_THREADS / 2 ? 1 : SM_THREADS / THREADS;
 
 constexpr i32 SLAB = RESIDENT ? D : !IS_F32 && D % 64 == 0 ? 64 : D % 32 == 0 ? 32 : 16, SLABS = D / SLAB;
 constexpr i32 SLAB_BYTES = SLAB * ELEMENT_BYTES, UNITS = SLAB_BYTES / 16;
@@ -210,7 +214,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
     i32 count = chunk.count, columns = count - column_warp * 64;   // real columns from the warp's first on
 
     const u8* keys = (const u8*)p.keys.address + tensor_offset(p.keys, chunk.sequence, chunk.start, chunk.token, head, ELEMENT_BYTES);
-    i64 key_bytes = p.keys.token_stride * ELEMENT_BYTES, query_bytes = p.queries.token_stride * ELEMENT_BYTES;
+    i64 key_bytes = p.keys.token_stride * ELEMENT_BYTES;
     u32 keys_at = shared_base(), queries_at = keys_at + QUERIES_AT + group * M * ROW, rows_at = keys_at + ROWS_AT + group * M * COLUMN_WARPS * 4;
 
     // Steps of this group: all slabs of its tiles, which are every GROUPS-th of G·ceil(count / M).
@@ -231,8 +235,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
         return {at.row, at.head, 0};
     };
     const u8* queries = (const u8*)p.queries.address + tensor_offset(p.queries, chunk.sequence, chunk.start, chunk.token, head * p.group, ELEMENT_BYTES);
-    i64 head_bytes = p.queries.head_stride * ELEMENT_BYTES;
     auto load_step = [&](Place at) {
+        i64 query_bytes = p.queries.token_stride * ELEMENT_BYTES, head_bytes = p.queries.head_stride * ELEMENT_BYTES;
         copy_rows<M, GROUP_THREADS>(queries_at, queries + at.row * query_bytes + at.head * head_bytes + at.slab, query_bytes, count - at.row, group_thread);
         if constexpr (!RESIDENT)
             copy_rows<COLUMN_WARPS * 64, GROUP_THREADS>(keys_at, keys + at.slab, key_bytes, count, group_thread);
@@ -333,13 +337,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
 #pragma unroll
             for (i32 i = 0; i < M_TILES; i++)
             {
-                float top = 0, bottom = 0;
+                float top = 0, bottom = 0, top_odd = 0, bottom_odd = 0;
 #pragma unroll
                 for (i32 n = 0; n < N_TILES; n++)
                 {
-                    top += logits[i][n].x + logits[i][n].y;
-                    bottom += logits[i][n].z + logits[i][n].w;
+                    top += logits[i][n].x, bottom += logits[i][n].z;   // of independent sums additions go between exponentials
+                    top_odd += logits[i][n].y, bottom_odd += logits[i][n].w;
                 }
+                top += top_odd;
+                bottom += bottom_odd;
                 for (i32 mask = 1; mask <= 2; mask *= 2)
                 {
                     top += __shfl_xor_sync(0xffffffff, top, mask);
@@ -380,7 +386,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_scor
             // A query that is not finite spoils its row's sum, whatever the keys: only then is it looked for.
             if (__any_sync(0xffffffff, bad) && column_warp == 0)
                 for (i32 row = lane; row < valid && row < M; row += 32)
-                    if (row_has_non_finite(queries + (place.row + row) * query_bytes + place.head * head_bytes))
+                    if (row_has_non_finite(queries + (p.queries.token_stride * (place.row + row) + p.queries.head_stride * place.head) * ELEMENT_BYTES))
                         report(p.status, STATUS_NON_FINITE_QUERY, chunk.start + chunk.token + place.row + row, head * p.group + place.head);
         }
         place = next;

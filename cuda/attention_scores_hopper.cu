@@ -14,12 +14,12 @@
 // * Turns. The tensor cores belong to one group at a time (an mbarrier each way): without that, both would multiply at half the rate and then both take exponentials.
 //   A turn is handed over with 1/8 of the products left. Copies and addresses are worked out while the own products run. A producer warp would cost what it saves:
 //   nine warps of an SM leave 168 registers each.
-// * Two warps a scheduler hide little of each other, so instructions count: 930 a tile and 90 more for its share of an item; 640 are maximum, exponent, exponential, sum
-//   and column of 128 logits. What is rare (columns beyond the chunk, rows that are not finite) is behind branches, and no step divides.
-//   Exponentials, 16 a cycle and SM, are 1024 of a tile's cycles; the maximum of the first of a thread's two rows comes before, 190, and the columns of the second after,
-//   with sums, reciprocal and the turn 230. Products 1024: a group's tile takes 2470 cycles, two tiles 2470 instead of 2048, and the most an SM has of L8 is 512 tiles,
-//   632,000 cycles. Prediction: 365 us at 1.75 GHz, 440 us at the clock that the floor was measured at (target 525).
-// A first version (queries by bulk copies and ldmatrix, 1617 instructions a tile) ran on an H200 (driver 580, NVRTC 13.0) with the tests of attention_scores: 1072 us.
+// * Two warps a scheduler hide little of each other, so instructions and their order count: 930 a tile and 90 more for its share of an item; 640 are maximum, exponent,
+//   exponential, sum and column of 128 logits. What is rare (columns beyond the chunk, rows that are not finite) is behind branches, and no step divides.
+//   Of a thread's two rows the maximum of the first comes before the exponentials, 16 a cycle and SM, 1024 cycles of a tile; the columns of the second after.
+//   On an H200 (driver 580, NVRTC 13.0): 1072 us for L8 with queries by bulk copies and ldmatrix and 1617 instructions; 625 us with this shape, 4330 cycles for a group's tile:
+//   1400 from the first product to the wait for the last (copies and addresses took longer than the 1024 of the products), exponentials at one in 15 cycles. Since then the
+//   first has lost 300 cycles and the second should take 10: 3000 cycles for two tiles, 440 us (target 525).
 //
 // Launch: grid min(items, multiprocessors), block 256, where (all integer division)
 //     COLUMNS = 64·ceil(C / 64);  shared = 2·COLUMNS·2·D + 4·64·2·D + 2·8·COLUMNS·4 + 8·6 + 8·2·32: 213,552 bytes for C 256, D 128
