@@ -384,6 +384,6 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_scores(const 
     if (digits)
     {
         const i32* kept_starts = (const i32*)p.segments.kept_starts;
-        finish_round(p.segments, g, 0, 0, kept_starts[g.index + 1] - kept_starts[g.index]);
+        finish_round(p.segments, g, 0, {0, (u32)(kept_starts[g.index + 1] - kept_starts[g.index]), -1});
     }
 }

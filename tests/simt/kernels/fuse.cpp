@@ -170,7 +170,7 @@ static void check(const Batch& batch, const Options& o, const std::vector<float>
                         if (!per_head || g == h) keys.push_back(key_of(scores[batch.pair(b, g, t)]));
                 std::sort(keys.rbegin(), keys.rend());
                 i32 k = wanted[(size_t)segment];
-                if (k > 0) CHECK(segments.states[(size_t)segment].key == (keys[(size_t)(k - 1)] >> 21) << 21);
+                if (k > 0) CHECK(segments.states[(size_t)segment * 2].key == (keys[(size_t)(k - 1)] >> 21) << 21);
             }
     });
 }
