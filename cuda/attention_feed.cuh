@@ -46,10 +46,10 @@ template <i32 Team, i32 TileRows> struct Feed
 
 private:
     Walk walk;
-    Item item;
-    Reach reach;
-    const i32* table;
-    i64 head;                   // bytes to its part of a block
+    Item item = {};
+    Reach reach = {};
+    const i32* table = nullptr;
+    i64 head = 0;               // bytes to its part of a block
     i32 blocks, places;         // of a round: ROUND_KEYS = blocks·block_size + places
     i32 rounds = 0, next = 0;   // rounds of the item still to come, and this warp's first slot in the first of them,
     i32 entry = 0, place = 0;   // entry·block_size + place
