@@ -104,11 +104,19 @@ for section in "${order[@]}"; do
         record sanitizer skipped 0 "compute-sanitizer is not installed"
         continue
       fi
-      for tool in memcheck racecheck initcheck synccheck; do
-        start=$SECONDS
-        limited $((limits[sanitizer] / 4)) "$sanitizer" --tool "$tool" --error-exitcode 86 "$here/tests/Compactor.Gpu.Tests" --progress off --no-ansi --results-directory "$scratch" \
-          --filter-class Compactor.Gpu.Tests.Agreement.ScoringTests Compactor.Gpu.Tests.Agreement.SelectionTests Compactor.Gpu.Tests.Agreement.AttentionTests Compactor.Gpu.Tests.Agreement.QueuedLayerTests
-        record "sanitizer $tool" "$(outcome $?)" $((SECONDS - start)) "tests of scores, selection, attention and graphs under $sanitizer"
+      # Side by side: most of the time goes into compiling, and the device takes turns.
+      tools=(memcheck racecheck initcheck synccheck) runs=()
+      for tool in "${tools[@]}"; do
+        timeout -k 5 "${limits[sanitizer]}" "$sanitizer" --tool "$tool" --error-exitcode 86 "$here/tests/Compactor.Gpu.Tests" --progress off --no-ansi --results-directory "$scratch" \
+          --filter-class Compactor.Gpu.Tests.Agreement.ScoringTests Compactor.Gpu.Tests.Agreement.SelectionTests Compactor.Gpu.Tests.Agreement.AttentionTests Compactor.Gpu.Tests.Agreement.QueuedLayerTests \
+          </dev/null >"$scratch/$tool.log" 2>&1 &
+        runs+=($!)
+      done
+      for i in "${!tools[@]}"; do
+        wait "${runs[$i]}"
+        code=$?
+        cat "$scratch/${tools[$i]}.log" >>"$log"
+        record "sanitizer ${tools[$i]}" "$(outcome $code)" $((SECONDS - start)) "$(grep -E '^=+ (ERROR|RACECHECK|LEAK) SUMMARY' "$scratch/${tools[$i]}.log" | tail -n 1 | sed 's/^=* //'), tests of scores, selection, attention and graphs under $sanitizer"
       done ;;
     benchmark)
       shipped=()
