@@ -20,7 +20,7 @@ __device__ __forceinline__ void write_row(const AttentionParams& p, i64 query_ro
         ((float*)p.log_sum_exp)[query_row] = sum > 0 ? (origin + log2_approx(sum)) * 0.6931471806f : minus_infinity();
 }
 
-template <i32 Team, i32 TileRows, bool Chained> struct Attention
+template <i32 Team, i32 TileRows, i32 Tiles> struct Attention
 {
     typedef AttentionShape<Team, TileRows> Shape;
 
@@ -98,7 +98,7 @@ template <i32 Team, i32 TileRows, bool Chained> struct Attention
         u32 ring = shared_base() + team * Shape::STAGES * Shape::SLOT_BYTES, positions = shared_base() + Shape::POSITIONS + team * Shape::STAGES * Shape::STAGE_KEYS * 4;
         Feed<Team, TileRows> feed(p);
 #pragma unroll 1
-        for (i32 n = 0; n < Shape::STAGES - 1; n++)
+        for (i32 n = -1; n < Shape::STAGES - 1; n++)   // the first step finds an item
             feed.step(p, ring + n * Shape::SLOT_BYTES, positions + n * Shape::STAGE_KEYS * 4);
         i32 slot = 0;
         for (i32 n = 0; n < feed.found; n++)
@@ -108,7 +108,7 @@ template <i32 Team, i32 TileRows, bool Chained> struct Attention
             i32 first_row = item.tile * TileRows, rows = rows_of<TileRows>(item);
             load_queries(p, item, first_row);
             __syncthreads();   // queries are there, and what was handed over has been read
-            WarpRows<(TileRows < ROWS ? TileRows : ROWS), Chained> warp_rows;
+            WarpRows<(TileRows < ROWS ? TileRows : ROWS), Tiles> warp_rows;
             warp_rows.start(p, item, reach.end, shared_base() + Shape::QUERY, row_warp * ROWS, TileRows, member % COLUMN_WARPS);
             i32 first_slot = reach.begin + team * Shape::STAGE_KEYS;
 #pragma unroll 1

@@ -10,10 +10,11 @@ template <i32 Team, i32 TileRows> struct Feed
 
     __device__ __forceinline__ Feed(const AttentionParams& p) : blocks(ROUND_KEYS / p.block_size), places(ROUND_KEYS % p.block_size), index((i64)blockIdx.x - gridDim.x) { }
 
-    // Starts the copies of the next round, if there is one, and ends their group. Each warp fills 16 slots of its team's stage.
+    // Starts the copies of the next round, if an item has been found that has one, and ends their group; then finds the item after it, so that what finding waits for is waited
+    // for with the most copies on their way. Each warp fills 16 slots of its team's stage.
     __device__ __forceinline__ void step(const AttentionParams& p, u32 ring, u32 positions)
     {
-        if (rounds > 0 || find(p))
+        if (rounds > 0)
         {
             if (next < reach.end)
                 fill(p, ring, positions);
@@ -29,9 +30,11 @@ template <i32 Team, i32 TileRows> struct Feed
             block = next < reach.end ? table[entry] : 0;
         }
         cp_async_commit();
+        if (rounds == 0)
+            find(p);
     }
 
-    // Item n, of which not more than 4 have been found since.
+    // Item n: one of the last 4 that were found, as the one that is worked on always is.
     __device__ __forceinline__ Item item_of(i32 n) const
     {
         i32 word[8];
@@ -43,10 +46,10 @@ template <i32 Team, i32 TileRows> struct Feed
 
 private:
     Walk walk;
-    Item item;
-    Reach reach;
-    const i32* table;
-    i64 head;                   // bytes to its part of a block
+    Item item = {};
+    Reach reach = {};
+    const i32* table = nullptr;
+    i64 head = 0;               // bytes to its part of a block
     i32 blocks, places;         // of a round: ROUND_KEYS = blocks·block_size + places
     i32 rounds = 0, next = 0;   // rounds of the item still to come, and this warp's first slot in the first of them,
     i32 entry = 0, place = 0;   // entry·block_size + place
@@ -54,11 +57,11 @@ private:
     i32 items = 0;              // the last 4 items, a word a lane
     i64 index;
 
-    __device__ __forceinline__ bool find(const AttentionParams& p)
+    __device__ __forceinline__ void find(const AttentionParams& p)
     {
         index += gridDim.x;
         if (!find_item<TileRows>(p, walk, index, item))
-            return false;
+            return;
         i32 word[8] = {item.sequence, item.head, item.row, item.tokens, item.length, item.tile, item.split, item.splits};
 #pragma unroll
         for (i32 i = 0; i < 8; i++)
@@ -73,7 +76,6 @@ private:
         entry = next / p.block_size;
         place = next - entry * p.block_size;
         block = next < reach.end ? table[entry] : 0;
-        return true;
     }
 
     __device__ __forceinline__ void fill(const AttentionParams& p, u32 ring, u32 positions) const

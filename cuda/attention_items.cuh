@@ -34,7 +34,7 @@ constexpr i32 ROWS = IS_F32 ? 8 : 16, TILE_KEYS = 16;
 // Columns of the values that a warp sums: beyond 128, accumulators of all would not fit its registers, and two warps share the rows, each with half of the columns.
 constexpr i32 COLUMNS = !IS_F32 && DIM > 128 ? DIM / 2 : DIM, COLUMN_WARPS = DIM / COLUMNS;
 // Keys of a split: a sequence with few query rows is split, so that one long sequence fills the device; one with many has rows enough.
-constexpr i32 SPLIT_KEYS = 512, SPLIT_ROWS = 64;
+constexpr i32 SPLIT_KEYS = 512, SPLIT_ROWS = 64, UNBOUNDED = 1 << 30;
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000); }
 
 template <i32 Team, i32 TileRows> struct AttentionShape
@@ -56,7 +56,7 @@ __device__ __forceinline__ u32 pair_at(u32 first, i32 pair) { return UNITS % 8 =
 
 __device__ __forceinline__ i32 query_start(const AttentionParams& p, i32 b) { return p.query_starts ? ((const i32*)p.query_starts)[b] : b; }
 __device__ __forceinline__ i32 table_row(const AttentionParams& p, i32 row) { return p.tables.rows == p.sequences ? row / p.kv_heads : row; }
-__device__ __forceinline__ i32 split_keys(i32 tokens) { return tokens * GROUP <= SPLIT_ROWS ? SPLIT_KEYS : 1 << 30; }
+__device__ __forceinline__ i32 split_keys(i32 tokens) { return tokens * GROUP <= SPLIT_ROWS ? SPLIT_KEYS : UNBOUNDED; }
 __device__ __forceinline__ i64 partial_row(const AttentionParams& p, i32 b, i32 token, i32 query_head)
 {
     i32 start = p.partial_starts ? ((const i32*)p.partial_starts)[b] : query_start(p, b);

@@ -18,11 +18,14 @@ __device__ __forceinline__ u32 pack(float low, float high) { return pack_bf16(lo
 
 // A warp's query rows, 8 or 16. Logits: a lane holds row lane / 4 (and + 8), of keys 2(lane % 4), + 1, + 8, + 9, which is how the second operand of mma wants weights.
 // Values are summed transposed, columns as the first operand's rows: a lane holds columns lane / 4 and + 8 of every 16, of rows 2(lane % 4) and + 1 (and + 8).
-template <i32 Rows, bool Chained> struct WarpRows
+// Tiles: as many tiles of keys as a warp may take for the same rows.
+template <i32 Rows, i32 Tiles> struct WarpRows
 {
     static constexpr i32 HALVES = Rows > 8 ? 2 : 1, CHAINS = HALVES == 1 ? 2 : 1, LOADED = HALVES == 1 ? 8 : 1;
     static constexpr bool PAIRED = Rows <= 4;        // rows 4 to 7 are rows 0 to 3 again, with the low parts of their weights: one mma for both parts
     static constexpr bool HELD = HALVES == 1;        // queries stay in registers
+    // mma truncates: summed over many keys in its accumulator, values would lose 2^-24 a step. Few steps may; else each tile has its own, and float32 adds them, rounded.
+    static constexpr bool CHAINED = Tiles * (PAIRED ? 1 : 2) <= 8;
     static constexpr float MARGIN = 8;
     f32x4 values[HALVES][COLUMNS / 16];
     u32x4 queries[HELD ? DIM / 16 : 1];
@@ -137,11 +140,11 @@ template <i32 Rows, bool Chained> struct WarpRows
             for (i32 h = 0; h < HALVES; h++)
             {
                 f32x4 fresh = {0, 0, 0, 0};
-                f32x4& to = Chained ? values[h][n] : fresh;
+                f32x4& to = CHAINED ? values[h][n] : fresh;
                 if (!PAIRED)
                     mma(to, v, low[h]);
                 mma(to, v, high[h]);
-                if (!Chained)
+                if (!CHAINED)
                     values[h][n] = {values[h][n].x + fresh.x, values[h][n].y + fresh.y, values[h][n].z + fresh.z, values[h][n].w + fresh.w};
             }
         }
@@ -234,7 +237,7 @@ private:
 #else
 
 // A warp's 8 query rows: lane l holds key l % 16 of the logits, columns 4l to 4l + 3 (and + 128) of the values.
-template <i32 Rows, bool Chained> struct WarpRows
+template <i32 Rows, i32 Tiles> struct WarpRows
 {
     static constexpr i32 LANE_UNITS = (UNITS + 31) / 32;
     f32x4 values[ROWS][LANE_UNITS];

@@ -18,7 +18,8 @@
 // Workspace: B·Hq·most_splits·(D + 2)·4 bytes for partial_values, then partial_sums; most_splits = ceil(row_stride·block_size / 512).
 #include "attention.cuh"
 
-typedef Attention<COLUMN_WARPS, (GROUP < ROWS ? GROUP : ROWS), true> Decode;
+static_assert(GROUP <= SPLIT_ROWS, "keys are split");
+typedef Attention<COLUMN_WARPS, (GROUP < ROWS ? GROUP : ROWS), SPLIT_KEYS / ROUND_KEYS * COLUMN_WARPS> Decode;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2) decode_attention(const __grid_constant__ AttentionParams p) { Decode::run(p); }
 

@@ -13,7 +13,7 @@
 // Workspace: (sum of T over sequences with T·G <= 64)·Hq·most_splits·(D + 2)·4 bytes; partial_starts [B] counts those tokens before each sequence.
 #include "attention.cuh"
 
-typedef Attention<WARPS, WARPS / COLUMN_WARPS * ROWS, false> Extend;
+typedef Attention<WARPS, WARPS / COLUMN_WARPS * ROWS, UNBOUNDED / TILE_KEYS> Extend;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2) extend_attention(const __grid_constant__ AttentionParams p) { Extend::run(p); }
 

@@ -13,7 +13,7 @@
 // fuse_statistics  grid: (most tiles of a term, 2)                                  threads: 256   shared: 8256 bytes   pools, writes pooled a to scores; means, deviations
 // fuse_scores      grid: (tile_starts[B] of the segments, segments of a sequence)   threads: 256   shared: 8256 bytes   z, blend, protection, status, first digit
 // Of a term and sequence: n = its scored tokens (ragged: the most of a head); chunk C = chunk, or n where chunk is 0; tiles = ceil(n / C)·ceil(C / tokens of a tile);
-// scopes = Hkv where per_head (chunk is 0 then), else ceil(n / C), 1 for chunk 0 and n > 0. A term is left out by raw = 0 and tiles = 0.
+// scopes = ceil(n / chunk), or where chunk is 0: Hkv where per_head, else 1. A term is left out by raw = 0 and tiles = 0.
 // Workspace of a term: 24 bytes a tile and scope of its chunk (Hkv where per_head, else 1), 16 a scope, and 4 a scope of counters, which are zero before and after.
 // status and non_finite are zero before.
 #include "radix.cuh"
@@ -23,12 +23,12 @@ struct FuseTerm
 {
     u64 raw;             // f32, the scores as computed
     u64 tile_starts;     // i32 [B+1]
-    u64 scope_starts;    // i32 [B+1]
+    u64 scope_starts;    // i32 [B+1], used where chunk > 0
     u64 partials;        // Partial [tiles, scopes of a chunk]
     u64 statistics;      // Statistics [scopes]
     u64 counters;        // u32 [scopes], one a chunk in use
-    i32 chunk, per_head, tiles;
-    i32 none;
+    i32 chunk, pieces;   // tokens, and the tiles of so many; 0 where a chunk is a sequence
+    i32 per_head, tiles; // tiles of all sequences
 };
 
 struct FuseParams
@@ -66,6 +66,11 @@ __device__ __forceinline__ Range scored_tokens(const FuseParams& p, i32 length)
 
 __device__ __forceinline__ bool is_finite(float x) { return fabsf(x) <= 3.40282347e38f; }
 
+__device__ __forceinline__ i32 first_scope(const FuseTerm& term, i32 heads, i32 b)
+{
+    return term.chunk > 0 ? ((const i32*)term.scope_starts)[b] : term.per_head ? b * heads : b;
+}
+
 // The chunk that a block's tile is a piece of, with the scopes it holds.
 struct FuseTile
 {
@@ -78,13 +83,13 @@ __device__ __forceinline__ FuseTile tile_of_block(const FuseParams& p, const Fus
     const i32* tile_starts = (const i32*)term.tile_starts;
     i32 heads = p.segments.pairs.heads;
     FuseTile tile;
-    i32 b = tile.sequence = row_of(tile_starts, p.segments.sequences, blockIdx.x), first = tile_starts[b], local = blockIdx.x - first;
+    i32 b = tile.sequence = row_of(tile_starts, p.segments.sequences, blockIdx.x), first = tile_starts[b], end = tile_starts[b + 1], local = blockIdx.x - first;
     tile.span = span_of(p.segments.pairs, b);
-    tile.pieces = term.chunk > 0 ? ceil_div(term.chunk, tile_tokens(heads)) : tile_starts[b + 1] - first;
+    tile.pieces = term.chunk > 0 ? term.pieces : end - first;
     tile.chunk = local / tile.pieces;
     tile.piece = local - tile.chunk * tile.pieces;
     tile.scopes = term.per_head ? heads : 1;
-    tile.first_scope = ((const i32*)term.scope_starts)[b] + (term.per_head ? 0 : tile.chunk);
+    tile.first_scope = first_scope(term, heads, b) + tile.chunk;
     return tile;
 }
 __device__ __forceinline__ Strand strand_of(const FuseTerm& term, const FuseTile& tile, const Place& place, const Row& row, const Range& scored)
@@ -296,22 +301,32 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_statistics(co
     }
 }
 
-// z of a term's elements; a thread's are of one head, but may be of several chunks.
-__device__ __forceinline__ Tile normalized(const FuseTerm& term, const Tile& raw, const Strand& s, i32 sequence, i32 head, const Range& scored)
+// What a thread's elements of a term become z by: they are of one head, but may be of several chunks.
+struct Normalization
 {
-    const Statistics* all = (const Statistics*)term.statistics + ((const i32*)term.scope_starts)[sequence];
-    Tile z;
-    Statistics statistics = {0, 0, 0, 0};
+    const Statistics* all;
+    Statistics statistics;
+    i32 end;   // token
+};
+__device__ __forceinline__ Normalization normalization_of(const FuseTerm& term, i32 heads, i32 sequence, i32 head, const Range& scored)
+{
+    Normalization scope = {(const Statistics*)term.statistics + first_scope(term, heads, sequence), {0, 0, 0, 0}, scored.begin};
     if (term.chunk == 0 && scored.begin < scored.end)
-        statistics = all[term.per_head ? head : 0];
-#pragma unroll
-    for (i32 k = 0; k < THREAD_TOKENS; k++)
     {
-        if (term.chunk > 0 && s.token(k) >= scored.begin && s.token(k) < scored.end && s.has(k))
-            statistics = all[(s.token(k) - scored.begin) / term.chunk];
-        z.x[k] = ((raw.x[k] - statistics.mean) - statistics.rest) * statistics.inverse;
+        scope.statistics = scope.all[term.per_head ? head : 0];
+        scope.end = scored.end;
     }
-    return z;
+    return scope;
+}
+__device__ __forceinline__ float z_of(const FuseTerm& term, Normalization& scope, const Range& scored, i32 token, float x)
+{
+    if (token >= scope.end)
+    {
+        i32 chunk = (token - scored.begin) / term.chunk;
+        scope.statistics = scope.all[chunk];
+        scope.end = scored.begin + (chunk + 1) * term.chunk;
+    }
+    return ((x - scope.statistics.mean) - scope.statistics.rest) * scope.statistics.inverse;
 }
 
 extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_scores(const __grid_constant__ FuseParams p)
@@ -328,28 +343,32 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_scores(const 
         a = load_tile((const float*)p.scores, s);   // outside the scored tokens nothing was written, and nothing is used
     if (with_leverage)
         o = load_tile((const float*)p.leverage.raw, s);
+    Normalization scope_a = {}, scope_o = {};
     if (with_attention)
-        a = normalized(p.attention, a, s, g.sequence, head, scored);
+        scope_a = normalization_of(p.attention, p.segments.pairs.heads, g.sequence, head, scored);
     if (with_leverage)
-        o = normalized(p.leverage, o, s, g.sequence, head, scored);
-    float weight = (float)((const double*)p.weights)[g.sequence];
+        scope_o = normalization_of(p.leverage, p.segments.pairs.heads, g.sequence, head, scored);
+    double weight = ((const double*)p.weights)[g.sequence];
     if (digits)
         clear_digits();
     u32 bad = 0;
     i32 first_bad = 0;
 #pragma unroll
-    for (i32 k = THREAD_TOKENS - 1; k >= 0; k--)
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
         if (s.has(k))
         {
             i32 token = s.token(k);
             float fused = 0;
             if (token >= scored.begin && token < scored.end)
-                fused = with_leverage ? a.x[k] + weight * o.x[k] : a.x[k];
+            {
+                fused = with_attention ? z_of(p.attention, scope_a, scored, token, a.x[k]) : 0;
+                fused += with_leverage ? (float)weight * z_of(p.leverage, scope_o, scored, token, o.x[k]) : 0;
+            }
             if (!is_finite(fused))
             {
                 fused = -3.40282347e38f;
+                first_bad = bad == 0 ? token : first_bad;
                 bad++;
-                first_bad = token;
             }
             if (token < p.protect_first || token >= row.length - (i64)p.protect_last)
                 fused = __uint_as_float(0x7f800000);
@@ -365,6 +384,6 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_scores(const 
     if (digits)
     {
         const i32* kept_starts = (const i32*)p.segments.kept_starts;
-        finish_round(p.segments, g, 0, 0, kept_starts[g.index + 1] - kept_starts[g.index]);
+        finish_round(p.segments, g, 0, {0, (u32)(kept_starts[g.index + 1] - kept_starts[g.index]), -1});
     }
 }

@@ -5,8 +5,8 @@
 // L8: 512 tiles, 31 warps and 32 KB on the way an SM: all 4 MB at once.
 //
 // Keys order as scores do (-0 as 0, NaN lowest). Three rounds fix 11, 11 and 10 bits of the key of rank `wanted`: every block counts the digits of its keys that match
-// the bits fixed so far in shared memory and adds them to the segment's histogram; the last block of the segment picks the digit and leaves the histogram zero.
-// Counts are integers, so nothing depends on the order of blocks.
+// the bits fixed so far in shared memory and adds them to the segment's histogram, from which the digit is picked. Counts are integers, so nothing depends on the order of
+// blocks. A histogram is zeroed by the pass after the one that picks from it.
 #pragma once
 #include "ptx.cuh"
 #include "tensor.cuh"
@@ -23,8 +23,8 @@ struct Segments
     Pairs pairs;
     u64 tile_starts;   // i32 [B+1]: tiles of one segment of each sequence before; a sequence has max(1, ceil(longest head / tokens of a tile))
     u64 kept_starts;   // i32 [S+1]: counts wanted of the segments before each one
-    u64 histograms;    // u32 [S, 2048], zero before and after
-    u64 states;        // SegmentState [S]
+    u64 histograms;    // u32 [S, 2, 2048], zero before and after; rounds 0 and 2 share the first
+    u64 states;        // SegmentState [S, 2]: the first after round 0 and in the end, the second after round 1
     u64 counters;      // u32 [S], zero before and after
     i32 sequences;
     i32 per_head;      // 1: S = B·Hkv segments, one a head; 0: S = B
@@ -190,15 +190,56 @@ __device__ __forceinline__ void count_digit(u32 key, i32 round, u32 fixed)
         atomic_add_shared(shared_base() + ((key >> digit_shift(round)) & digit_mask(round)) * 4, 1);
 }
 
-// Ends a round: the block's digits go to the segment's histogram, and the last block fixes the digit of the key of rank `wanted`.
-__device__ __forceinline__ void finish_round(const Segments& s, const Segment& g, i32 round, u32 fixed, u32 wanted)
+// A thread's 8 digits, from the highest down; the first thread has the highest.
+struct Digits { u32 counts[DIGITS / PAIR_THREADS]; };
+__device__ __forceinline__ u32 own_digits() { return DIGITS - DIGITS / PAIR_THREADS * (threadIdx.x + 1); }
+__device__ __forceinline__ Digits digits_of(u32x4 low, u32x4 high) { return {{high.w, high.z, high.y, high.x, low.w, low.z, low.y, low.x}}; }
+
+__device__ __forceinline__ u32* histogram_of(const Segments& s, const Segment& g, i32 round) { return (u32*)s.histograms + ((i64)g.index * 2 + (round & 1)) * DIGITS; }
+__device__ __forceinline__ SegmentState* state_of(const Segments& s, const Segment& g, i32 slot) { return (SegmentState*)s.states + (i64)g.index * 2 + slot; }
+
+__device__ __forceinline__ Digits load_digits(const u32* histogram)
 {
-    constexpr i32 OWN = DIGITS / PAIR_THREADS;
-    u32* histogram = (u32*)s.histograms + (i64)g.index * DIGITS;
-    i32 bottom = DIGITS - OWN - (i32)threadIdx.x * OWN;   // the first thread has the highest digits
+    const u32x4* own = (const u32x4*)(histogram + own_digits());
+    return digits_of(own[0], own[1]);
+}
+__device__ __forceinline__ void clear_histogram(u32* histogram)
+{
+    u32x4* own = (u32x4*)(histogram + own_digits());
+    own[0] = own[1] = {0, 0, 0, 0};
+}
+
+// Fixes the digit of the key of rank `wanted`; all threads learn the state. Uses scratch words 0 to 7 and 12 to 15.
+__device__ __forceinline__ SegmentState pick_digit(const SegmentState& before, i32 round, const Digits& digits)
+{
+    if (before.wanted == 0)
+        return {before.key | digit_mask(round) << digit_shift(round), 0, -1};
+    u32 picked = shared_base() + SCRATCH + 48, sum = 0, total;
+#pragma unroll
+    for (i32 i = 0; i < DIGITS / PAIR_THREADS; i++)
+        sum += digits.counts[i];
+    u32 above = block_inclusive_sum(sum, total) - sum, highest = own_digits() + DIGITS / PAIR_THREADS - 1;
+#pragma unroll
+    for (i32 i = 0; i < DIGITS / PAIR_THREADS; i++)
+    {
+        if (above < before.wanted && above + digits.counts[i] >= before.wanted)
+            store_shared_x4(picked, {before.key | (highest - i) << digit_shift(round), before.wanted - above, round == 2 && above + digits.counts[i] == before.wanted, 0});
+        above += digits.counts[i];
+    }
     __syncthreads();
+    u32x4 state = load_shared_x4(picked);
+    return {state.x, state.y, state.z != 0 ? ALL_TIES : -1};
+}
+
+// Ends a round. Of several blocks each adds its digits to the segment's histogram, and the next pass picks in every block, beside loading its keys: no block waits for
+// the others. Only the first round's last block picks itself, as its state must outlive what comes between fusion and selection. A block of its own knows all digits.
+__device__ __forceinline__ void finish_round(const Segments& s, const Segment& g, i32 round, const SegmentState& state)
+{
+    __syncthreads();
+    Digits digits;
     if (g.tiles > 1)
     {
+        u32* histogram = histogram_of(s, g, round);
 #pragma unroll
         for (i32 i = threadIdx.x; i < DIGITS; i += PAIR_THREADS)
         {
@@ -206,35 +247,38 @@ __device__ __forceinline__ void finish_round(const Segments& s, const Segment& g
             if (count != 0)
                 atomic_add_global(histogram + i, count);
         }
-        if (!is_last_block((u32*)s.counters + g.index, g.tiles))
+        if (round > 0 || !is_last_block((u32*)s.counters + g.index, g.tiles))
             return;
-    }
-    u32x4* own = (u32x4*)(histogram + bottom);
-    u32x4 low, high;
-    if (g.tiles > 1)
-    {
-        low = own[0], high = own[1];
-        own[0] = own[1] = {0, 0, 0, 0};
+        digits = load_digits(histogram);
+        clear_histogram(histogram);
     }
     else
-        low = load_shared_x4(shared_base() + bottom * 4), high = load_shared_x4(shared_base() + bottom * 4 + 16);
-    u32 digits[OWN] = {high.w, high.z, high.y, high.x, low.w, low.z, low.y, low.x}, sum = 0;
-#pragma unroll
-    for (i32 i = 0; i < OWN; i++)
-        sum += digits[i];
-    u32 total, above = block_inclusive_sum(sum, total) - sum;
-    SegmentState* state = (SegmentState*)s.states + g.index;
-    if (wanted == 0)
-    {
-        if (threadIdx.x == 0)
-            *state = {fixed | digit_mask(round) << digit_shift(round), 0, -1};
-        return;
-    }
-#pragma unroll
-    for (i32 i = 0; i < OWN; i++)
-    {
-        if (above < wanted && above + digits[i] >= wanted)
-            *state = {fixed | (u32)(bottom + OWN - 1 - i) << digit_shift(round), wanted - above, round == 2 && above + digits[i] == wanted ? ALL_TIES : -1};
-        above += digits[i];
-    }
+        digits = digits_of(load_shared_x4(shared_base() + own_digits() * 4), load_shared_x4(shared_base() + own_digits() * 4 + 16));
+    SegmentState next = pick_digit(state, round, digits);
+    if (threadIdx.x == 0)
+        *state_of(s, g, round & 1) = next;
+}
+
+// What the rounds before left, for a pass that comes after `rounds` of them, 1 to 3: on its way, then as a state.
+struct Found
+{
+    SegmentState state;
+    Digits digits;
+};
+__device__ __forceinline__ bool picks(const Segment& g, i32 rounds) { return rounds > 1 && g.tiles > 1; }
+__device__ __forceinline__ Found load_found(const Segments& s, const Segment& g, i32 rounds)
+{
+    Found found = {*state_of(s, g, g.tiles == 1 ? (rounds - 1) & 1 : rounds > 2), {}};
+    if (picks(g, rounds))
+        found.digits = load_digits(histogram_of(s, g, rounds - 1));
+    return found;
+}
+__device__ __forceinline__ SegmentState state_after(const Segments& s, const Segment& g, i32 rounds, const Found& found)
+{
+    if (!picks(g, rounds))
+        return found.state;
+    SegmentState state = pick_digit(found.state, rounds - 1, found.digits);
+    if (rounds == 2 && g.tile == 0 && threadIdx.x == 0)
+        *state_of(s, g, 1) = state;
+    return state;
 }

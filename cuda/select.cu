@@ -7,8 +7,8 @@
 //     select_write      a tile lists its kept tokens, head by head, and copies the list to its places
 //
 // scores f32 or keys u32, laid out as Pairs; kept_indices i32 [K]; kept_offsets i32 [B·Hkv + 1].
-// Bytes: each pass reads 4 bytes a pair (L2-resident at L8: 4 MB, 1 us); 4 launches after fuse, 4 to 5 us each at 1.05 M pairs, of which a launch, the way to the tables
-// and keys, and the last block's way from counter to result are three quarters: what a pass costs at 32 K pairs it costs at 1 M.
+// Bytes: each pass reads 4 bytes a pair (L2-resident at L8: 4 MB, 1 us); 4 launches after fuse, 3 to 5 us each at 1.05 M pairs, of which a launch, the way to the tables
+// and keys, and in select_count the last block's way from counter to places are three quarters: what a pass costs at 32 K pairs it nearly costs at 1 M.
 //
 // Scope token: select_token_sums adds a token's scores over its heads, f32 [N]; then a segment a sequence over Pairs{heads = 1}, written to `copies` = Hkv heads.
 // Minimum a head: the first three stages with a segment a head and count min(length, minimum), kept_offsets = 0; select_raise writes keys in which those are above
@@ -19,7 +19,7 @@
 // select_write           grid: the same                                   threads: 256   shared: 9280 bytes
 // select_raise           grid: the same                                   threads: 256   shared: 9280 bytes, unused
 // select_token_sums      grid: ceil(N / 256)                              threads: 256   shared: 0
-// Workspace: 8192 + 4 + 16 bytes a segment (histograms and counters zero before and after), 4 bytes a (tile, head).
+// Workspace: 16384 + 4 + 32 bytes a segment (histograms and counters zero before and after), 4 bytes a (tile, head).
 #include "radix.cuh"
 
 struct SelectParams
@@ -64,18 +64,19 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_digits(cons
     Segment g = segment_of_block(p.segments);
     Strand s = strand_of(p.segments, g, place_of(g.heads));
     Keys keys = load_keys(p, s);
-    SegmentState state = {0, 0, -1};
+    Found found = {};
     if (p.round > 0)
-        state = ((const SegmentState*)p.segments.states)[g.index];
+        found = load_found(p.segments, g, p.round);
     else
-        state.wanted = wanted_of(p, g.index);
+        found.state.wanted = wanted_of(p, g.index);
     clear_digits();
+    SegmentState state = state_after(p.segments, g, p.round, found);
     make_keys(p, keys);
 #pragma unroll
     for (i32 k = 0; k < THREAD_TOKENS; k++)
         if (s.has(k))
             count_digit(keys.words[k], p.round, state.key);
-    finish_round(p.segments, g, p.round, state.key, state.wanted);
+    finish_round(p.segments, g, p.round, state);
 }
 
 // Shared memory of select_count: counts of heads, then a word a thread. Scratch words 9 the tile where ties run out, 10 ties kept in it, 12 and 13 the last tie kept.
@@ -139,8 +140,6 @@ __device__ __forceinline__ i32 split_ties(const SelectParams& p, const Segment& 
     __syncthreads();
     u32x2 limit = load_shared_x2(shared + SPLIT_LIMIT);
     state.limit = (i64)((u64)limit.y << 32 | limit.x);
-    if (threadIdx.x == 0)
-        ((SegmentState*)p.segments.states)[g.index].limit = state.limit;
     return split;
 }
 
@@ -230,7 +229,10 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_count(const
     Place place = place_of(g.heads);
     Strand s = strand_of(p.segments, g, place);
     Keys keys = load_keys(p, s);
-    SegmentState state = ((const SegmentState*)p.segments.states)[g.index], every = {state.key, 0, ALL_TIES};
+    Found found = load_found(p.segments, g, 3);
+    SegmentState state = state_after(p.segments, g, 3, found), every = {state.key, 0, ALL_TIES};
+    if (g.tiles > 1 && g.tile == 0)
+        clear_histogram(histogram_of(p.segments, g, 1));
     count_heads(p, g, place, s, every, keys);
     if ((i32)threadIdx.x < g.heads)
         ((u32*)p.counts)[g.entries + (i64)g.tile * g.heads + threadIdx.x] = load_shared(shared_base() + HEAD_COUNTS + threadIdx.x * 4);
@@ -247,7 +249,17 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_count(const
             count_heads(p, g, place, s, state, load_keys(p, s));
         }
     }
+    if (threadIdx.x == 0)
+        *state_of(p.segments, g, 0) = state;
     place_tiles(p, g, place, split);
+}
+
+// The threshold and the last tie kept; leaves the last histogram zero.
+__device__ __forceinline__ SegmentState final_state(const Segments& s, const Segment& g)
+{
+    if (g.tiles > 1 && g.tile == 0)
+        clear_histogram(histogram_of(s, g, 2));
+    return *state_of(s, g, 0);
 }
 
 // Shared memory of select_write: 16 bytes of flags a thread and head, then the list in their place; a word a head beyond the scratch.
@@ -259,7 +271,7 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_write(const
     Place place = place_of(g.heads);
     Strand s = strand_of(p.segments, g, place);
     Keys keys = load_keys(p, s);
-    SegmentState state = ((const SegmentState*)p.segments.states)[g.index];
+    SegmentState state = final_state(p.segments, g);
     u32 shared = shared_base(), thread = threadIdx.x, groups = place.groups, wanted = wanted_of(p, g.index);
     u32 to = (i32)thread < g.heads ? ((const u32*)p.counts)[g.entries + (i64)g.tile * g.heads + thread] : 0;
     i64 start = ((const i32*)p.segments.kept_starts)[g.index];
@@ -310,7 +322,7 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_raise(const
     Segment g = segment_of_block(p.segments);
     Strand s = strand_of(p.segments, g, place_of(1));   // a segment a head
     Keys keys = load_keys(p, s);
-    SegmentState state = ((const SegmentState*)p.segments.states)[g.index];
+    SegmentState state = final_state(p.segments, g);
     make_keys(p, keys);
 #pragma unroll
     for (i32 k = 0; k < THREAD_TOKENS; k++)

@@ -118,9 +118,10 @@ template <Operand As> __device__ __forceinline__ u32x4 gather_phi(const u8* phi,
     return As == Operand::First ? u32x4{x.x, y.x, x.y, y.y} : u32x4{x.x, x.y, y.x, y.y};
 }
 
-template <Operand As> __device__ __forceinline__ void stage_phi(u32 phi_at, const u8* phi, i32 thread)
+// By `threads` threads.
+template <Operand As> __device__ __forceinline__ void stage_phi(u32 phi_at, const u8* phi, i32 thread, i32 threads = THREADS)
 {
-    for (i32 i = thread; i < STEPS * K_TILES * 32; i += THREADS)
+    for (i32 i = thread; i < STEPS * K_TILES * 32; i += threads)
         store_shared_x4(phi_at + i * 16, gather_phi<As>(phi, i / 32 / K_TILES, i / 32 % K_TILES, i % 32));
 }
 

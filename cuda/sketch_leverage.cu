@@ -60,9 +60,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
 
     for (i32 token = warp * WARP_TOKENS; token < count; token += WARPS * WARP_TOKENS)
         prefetch_keys(p.keys, place, chunk.start, first + token, end, lane);
-    stage_phi<Operand::First>(at + BODY_AT, place.phi, thread);
-    for (i32 d = thread; d < D; d += THREADS)
-        stage_center(at + CENTER_AT, d, center_of(p.keys, place, chunk, d));
+    // Some warps wait for the center's rows while the others wait for Phi.
+    constexpr i32 CENTER_THREADS = D <= THREADS / 2 ? round_up(D, 32) : 0;
+    if (CENTER_THREADS == 0 || thread >= CENTER_THREADS)
+        stage_phi<Operand::First>(at + BODY_AT, place.phi, thread - CENTER_THREADS, THREADS - CENTER_THREADS);
+    if (CENTER_THREADS == 0 || thread < CENTER_THREADS)
+        for (i32 d = thread; d < D; d += THREADS)
+            stage_center(at + CENTER_AT, d, center_of(p.keys, place, chunk, d));
     __syncthreads();
 
     LaneKeys lane_keys = begin_keys(p.keys, place, chunk.start, first + warp * WARP_TOKENS, end, lane);

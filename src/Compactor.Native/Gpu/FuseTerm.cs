@@ -8,7 +8,7 @@ internal sealed class FuseTerm
 {
     private const int PartialBytes = 24, StatisticsBytes = 16;
 
-    private readonly int _tileStarts, _scopeStarts, _chunk, _scopesOfAChunk;
+    private readonly int _tileStarts, _scopeStarts, _chunk, _pieces, _scopesOfAChunk;
     private readonly bool _perHead;
 
     public FuseTerm(DeviceTables tables, LayerPlan plan, NormalizationScope scope, int chunk)
@@ -16,7 +16,7 @@ internal sealed class FuseTerm
         var shape = plan.Shape;
         _perHead = scope == NormalizationScope.Head;
         _chunk = scope == NormalizationScope.Chunk ? chunk : 0;
-        _scopesOfAChunk = _perHead ? shape.KvHeads : 1;
+        (_pieces, _scopesOfAChunk) = (PairSegments.Tiles(_chunk, shape.KvHeads), _perHead ? shape.KvHeads : 1);
         var tiles = new int[shape.Sequences + 1];
         var scopes = new int[shape.Sequences + 1];
         for (int b = 0; b < shape.Sequences; b++)
@@ -29,7 +29,7 @@ internal sealed class FuseTerm
             }
             int length = _chunk > 0 ? _chunk : scored, chunks = scored == 0 ? 0 : (scored + length - 1) / length;
             tiles[b + 1] = checked(tiles[b] + chunks * PairSegments.Tiles(length, shape.KvHeads));
-            scopes[b + 1] = scopes[b] + (_perHead ? shape.KvHeads : chunks);
+            scopes[b + 1] = scopes[b] + (_perHead ? shape.KvHeads : _chunk > 0 ? chunks : 1);
         }
         (Tiles, Scopes) = (tiles[^1], scopes[^1]);
         (_tileStarts, _scopeStarts) = (tables.Add(tiles), tables.Add(scopes));
@@ -53,6 +53,7 @@ internal sealed class FuseTerm
         Statistics = workspace + (ulong)(PartialsBytes + 15) / 16 * 16,
         Counters = counters,
         Chunk = _chunk,
+        Pieces = _pieces,
         PerHead = _perHead ? 1 : 0,
         Tiles = Tiles,
     };
@@ -68,7 +69,7 @@ internal sealed class FuseTerm
 internal struct DeviceFuseTerm
 {
     public ulong Raw, TileStarts, ScopeStarts, Partials, Statistics, Counters;
-    public int Chunk, PerHead, Tiles, Reserved;
+    public int Chunk, Pieces, PerHead, Tiles;
 }
 
 [StructLayout(LayoutKind.Sequential)]

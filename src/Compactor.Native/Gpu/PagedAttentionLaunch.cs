@@ -11,7 +11,7 @@ namespace Compactor.Native.Gpu;
 /// <param name="Group">G.</param>
 internal sealed record PagedAttentionLaunch(string Operation, int TileRows, int Dim, ElementType Type, int Group)
 {
-    private const int SplitKeys = 512, SplitRows = 64, MergeThreads = 128, MergeHeads = 4, LargestRing = 101376;
+    private const int SplitKeys = 512, SplitRows = 64, MergeThreads = 128, MergeHeads = 4, LargestShared = 101376;
 
     public KernelVariant Variant => VariantOf("attention");
 
@@ -23,8 +23,9 @@ internal sealed record PagedAttentionLaunch(string Operation, int TileRows, int 
     {
         get
         {
-            int row = Dim * Type.Size(), stride = row % 128 == 0 ? row : (row / 16 | 1) * 16, stage = Warps(Dim, Type) * (32 * stride + 64), query = TileRows * stride;
-            return (3 * stage + query <= LargestRing ? 3 : 2) * stage + query;
+            int row = Dim * Type.Size(), stride = row % 128 == 0 ? row : (row / 16 | 1) * 16, stage = Warps(Dim, Type) * (32 * stride + 64);
+            int rows = TileRows * (stride + 8 * (Operation == "decode" ? Warps(Dim, Type) / ColumnWarps(Dim, Type) : 1));
+            return (3 * stage + rows <= LargestShared ? 3 : 2) * stage + rows;
         }
     }
 
@@ -33,7 +34,7 @@ internal sealed record PagedAttentionLaunch(string Operation, int TileRows, int 
 
     /// <summary>Several query tokens a sequence: the warps of a block share keys; two of them share rows where each sums half of the columns.</summary>
     public static PagedAttentionLaunch Extend(int dim, ElementType type, int group) =>
-        new("extend", Warps(dim, type) / (type != ElementType.Float32 && dim > 128 ? 2 : 1) * Rows(type), dim, type, group);
+        new("extend", Warps(dim, type) / ColumnWarps(dim, type) * Rows(type), dim, type, group);
 
     /// <summary>Splits of the longest head that tables have room for.</summary>
     public static int MostSplits(int rowStride, int blockSize) => checked((int)(((long)rowStride * blockSize + SplitKeys - 1) / SplitKeys));
@@ -50,6 +51,8 @@ internal sealed record PagedAttentionLaunch(string Operation, int TileRows, int 
         new($"{Operation}_attention.cu", $"{Operation}_{entry}", ("ELEMENT", (int)Type), ("HEAD_DIM", Dim), ("GROUP", Group));
 
     private static int Rows(ElementType type) => type == ElementType.Float32 ? 8 : 16;
+
+    private static int ColumnWarps(int dim, ElementType type) => type != ElementType.Float32 && dim > 128 ? 2 : 1;
 
     private static int Warps(int dim, ElementType type) => (dim * type.Size()) switch { <= 256 => 4, <= 512 => 2, _ => 1 };
 }

@@ -29,7 +29,7 @@ internal sealed class PairSegments
     /// <summary>Shared memory of a block: a histogram and scratch; beside them the places of heads where it lists what is kept.</summary>
     public const int SharedBytes = 8256, ListingSharedBytes = SharedBytes + sizeof(int) * Threads;
 
-    private const int HistogramDigits = 2048, StateWords = 4, TokensOfAThread = 8;
+    private const int HistogramDigits = 2 * 2048, StateWords = 8, TokensOfAThread = 8;
 
     private readonly int _tiles, _blocks, _kept, _states, _heads, _sequences;
     private readonly bool _perHead, _ragged;

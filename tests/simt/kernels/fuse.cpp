@@ -42,7 +42,7 @@ struct DeviceTerm
             }
             i32 c = chunk > 0 ? chunk : std::max(n, 1), chunks = ceil_div(n, c);
             counts.push_back(chunks * ceil_div(c, tile_tokens(batch.heads)));
-            scopes.push_back(scope == Head ? batch.heads : chunks);
+            scopes.push_back(scope == Head ? batch.heads : chunk > 0 ? chunks : 1);
         }
         tiles = sums_before(counts).back();
         raw = std::make_unique<simt::Array<float>>(scores);
@@ -53,7 +53,7 @@ struct DeviceTerm
         statistics = std::make_unique<simt::Array<Statistics>>(all);
         counters = std::make_unique<simt::Array<u32>>(all);
         counters->fill(0);
-        view = {raw->address(), tile_starts->address(), scope_starts->address(), partials->address(), statistics->address(), counters->address(), chunk, scope == Head, tiles, 0};
+        view = {raw->address(), tile_starts->address(), scope_starts->address(), partials->address(), statistics->address(), counters->address(), chunk, ceil_div(chunk, tile_tokens(batch.heads)), scope == Head, tiles};
     }
 };
 
@@ -170,7 +170,7 @@ static void check(const Batch& batch, const Options& o, const std::vector<float>
                         if (!per_head || g == h) keys.push_back(key_of(scores[batch.pair(b, g, t)]));
                 std::sort(keys.rbegin(), keys.rend());
                 i32 k = wanted[(size_t)segment];
-                if (k > 0) CHECK(segments.states[(size_t)segment].key == (keys[(size_t)(k - 1)] >> 21) << 21);
+                if (k > 0) CHECK(segments.states[(size_t)segment * 2].key == (keys[(size_t)(k - 1)] >> 21) << 21);
             }
     });
 }

@@ -53,7 +53,7 @@ struct DeviceSegments
     }
     DeviceSegments(const Batch& batch, bool per_head, const std::vector<i32>& wanted)
         : count((i32)wanted.size()), tiles(tiles_of(batch, per_head).back()), parts(per_head ? batch.heads : 1), offsets(batch.offsets),
-          tile_starts(tiles_of(batch, per_head)), kept_starts(sums_before(wanted)), histograms(wanted.size() * DIGITS), counters(wanted.size()), states(wanted.size()),
+          tile_starts(tiles_of(batch, per_head)), kept_starts(sums_before(wanted)), histograms(wanted.size() * 2 * DIGITS), counters(wanted.size()), states(wanted.size() * 2),
           view{{offsets.address(), batch.heads, batch.ragged}, tile_starts.address(), kept_starts.address(), histograms.address(),
               states.address(), counters.address(), batch.sequences, per_head}
     {
