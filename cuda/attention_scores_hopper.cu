@@ -4,26 +4,26 @@
 //
 // Cost: 2·N·Hq·C·D flops, N·Hq·C exponentials, N·(Hq + Hkv)·D elements read. L8 at N = 131,072, C = 256: 275 GFLOP, 1.07 G exp, 1.34 GB, floor 348 us.
 //
-// Shape. An item is one chunk of one KV head; blocks walk over items. Tiles of 64 queries, G·ceil(count / 64) of them, alternate between two groups of four warps.
-// * A group multiplies its tile with all COLUMNS = 64·ceil(C / 64) keys by wgmma, 64 x 256 x 16 at a time: a warp has whole rows, a row's maximum and sum need its
-//   four lanes alone, and shared memory is read once for 64 rows: 8 KB of keys and 2 KB of queries in the 128 cycles of an instruction, which would give 16.
-// * Queries and keys are rotated (128-byte swizzle) by cp.async, 16 bytes at a time, four lanes a row, so that a thread works out two addresses for 8 copies. Two tiles
-//   of queries a group: the next travels from the products' start until the exponentials' end. Operands in shared memory leave 60 registers beside 128 logits and 64
+// Shape. An item is one chunk of one KV head; blocks walk over items. Tiles of 64 queries, G·ceil(count / 64) of them, alternate between two groups of eight warps.
+// * A group multiplies its tile with all COLUMNS = 64·ceil(C / 64) keys by wgmma, 64 x 128 x 16 at a time: each of its two warpgroups has half of the columns. Shared memory
+//   gives 4 KB of keys and 2 KB of queries in the 64 cycles of an instruction, and could give 8.
+// * A warp has 16 rows of half a tile. Maximum and sum of a half need four lanes; exponentials are relative to the half's own maximum, and the warp with the other half is
+//   told of both once, through shared memory and a barrier of the two: the weight of a half's exponentials is 2^(difference of maxima) over the sum of both.
+// * Queries and keys are rotated (128-byte swizzle) by cp.async, 16 bytes at a time, four lanes a row, so that a thread works out two addresses for 4 copies. Two tiles
+//   of queries a group: the next travels from the products' start until the exponentials' end. Operands in shared memory leave 32 registers beside 64 logits and 32
 //   column sums: nothing spills, and all products of a tile are issued at once.
 // * Keys are double-buffered, a part a step, so that memory sees no burst, and neither loading nor launching a block is ever waited for.
 // * Turns. The tensor cores belong to one group at a time (an mbarrier each way): without that, both would multiply at half the rate and then both take exponentials.
-//   A turn is handed over with 1/8 of the products left. Copies and addresses are worked out while the own products run. A producer warp would cost what it saves:
-//   nine warps of an SM leave 168 registers each.
-// * Two warps a scheduler hide little of each other, so instructions and their order count: 930 a tile and 90 more for its share of an item; 640 are maximum, exponent,
-//   exponential, sum and column of 128 logits. What is rare (columns beyond the chunk, rows that are not finite) is behind branches, and no step divides.
-//   Of a thread's two rows the maximum of the first comes before the exponentials, 16 a cycle and SM, 1024 cycles of a tile; the columns of the second after.
-//   On an H200 (driver 580, NVRTC 13.0): 1072 us for L8 with queries by bulk copies and ldmatrix and 1617 instructions; 625 us with this shape, 4330 cycles for a group's tile:
-//   1400 from the first product to the wait for the last (copies and addresses took longer than the 1024 of the products), exponentials at one in 15 cycles. Since then the
-//   first has lost 300 cycles and the second should take 10: 3000 cycles for two tiles, 440 us (target 525).
+//   A turn is handed over with 1/8 of the products left. Copies and addresses are worked out while the own products run.
+// * Four warps a scheduler. A warp alone gets an exponential every 13 cycles from a unit that takes one in 8, because the compiler spaces them and everything else adds to
+//   that, and 1020 instructions took it 4300 cycles. With two warps a scheduler and whole rows of 256 (no exchange) an H200 (driver 580, NVRTC 13.0) took 618 us for L8, with
+//   no unit busy more than 48 % of the time. Now 1300 instructions a tile and scheduler (all warps of it together), 1024 cycles of products, 1060 of exponentials, and twice
+//   as many warps to fill them: 1650 cycles a tile if issue slots are 80 % used, 480 us (target 525).
+// What is rare (columns beyond the chunk, rows that are not finite) is behind branches, and no step divides.
 //
-// Launch: grid min(items, multiprocessors), block 256, where (all integer division)
-//     COLUMNS = 64·ceil(C / 64);  shared = 2·COLUMNS·2·D + 4·64·2·D + 2·8·COLUMNS·4 + 8·6 + 8·2·32: 213,552 bytes for C 256, D 128
-// Tensors: addresses and strides are multiples of 16 bytes. Registers: at most 255, 8 warps an SM.
+// Launch: grid min(items, multiprocessors), block 512, where (all integer division)
+//     COLUMNS = 64·ceil(C / 64);  shared = 2·COLUMNS·2·D + 4·64·2·D + 2·8·COLUMNS·4 + 16·16·8 + 8·6 + 16·2·32 + 8: 216,120 bytes for C 256, D 128
+// Tensors: addresses and strides are multiples of 16 bytes. Registers: at most 128, 16 warps an SM.
 #include "ptx_sm90a.cuh"
 #include "tensor.cuh"
 #include "element.cuh"
