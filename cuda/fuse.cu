@@ -10,7 +10,7 @@
 // tokens: 512 tiles a term, 4096 partials of 24 bytes. Two launches of about 6 us at 1.05 M pairs, of which the loads that all wait for one another's latency (tables, elements,
 // counter, partials) are two thirds.
 //
-// fuse_statistics  grid: (most tiles of a term, 2)                                  threads: 256   shared: 8256 bytes   pools, writes pooled a to scores; means, deviations
+// fuse_statistics  grid: (most tiles of a term, 2)                                  threads: 256   shared: 17408 bytes   pools, writes pooled a to scores; means, deviations
 // fuse_scores      grid: (tile_starts[B] of the segments, segments of a sequence)   threads: 256   shared: 8256 bytes   z, blend, protection, status, first digit
 // Of a term and sequence: n = its scored tokens (ragged: the most of a head); chunk C = chunk, or n where chunk is 0; tiles = ceil(n / C)·ceil(C / tokens of a tile);
 // scopes = ceil(n / chunk), or where chunk is 0: Hkv where per_head, else 1. A term is left out by raw = 0 and tiles = 0.
@@ -24,7 +24,7 @@ struct FuseTerm
     u64 raw;             // f32, the scores as computed
     u64 tile_starts;     // i32 [B+1]
     u64 scope_starts;    // i32 [B+1], used where chunk > 0
-    u64 partials;        // Partial [tiles, scopes of a chunk]
+    u64 partials;        // Partials, 24 bytes a tile and scope of its chunk
     u64 statistics;      // Statistics [scopes]
     u64 counters;        // u32 [scopes], one a chunk in use
     i32 chunk, pieces;   // tokens, and the tiles of so many; 0 where a chunk is a sequence
@@ -46,12 +46,23 @@ struct FuseParams
     i64 pool_width;
 };
 
-struct Partial
+// What a tile leaves a scope, in three arrays of [chunk][scope][tile], so that who adds up tiles reads neighbouring words.
+struct Extent
 {
-    double mean, squares;
     float largest;
     u32 count;
 };
+struct Partials
+{
+    double *means, *squares;
+    Extent* extents;
+};
+__device__ __forceinline__ Partials partials_of(const FuseTerm& term, i32 scopes, i64 first)
+{
+    double* means = (double*)term.partials;
+    i64 all = (i64)term.tiles * scopes;
+    return {means + first, means + all + first, (Extent*)(means + 2 * all) + first};
+}
 // z = ((x - mean) - rest)·inverse in float32: mean and rest are the mean in two parts, so that x near it loses no digits.
 struct alignas(16) Statistics { float mean, rest, inverse, none; };
 
@@ -100,8 +111,10 @@ __device__ __forceinline__ Strand strand_of(const FuseTerm& term, const FuseTile
     return strand_of(place, row, (i32)begin, (i32)end);
 }
 
-// Shared memory: 16 bytes a thread, 8 a thread, 8 a scope.
-constexpr u32 THREAD_SUMS = 0, THREAD_SQUARES = PAIR_THREADS * 16, SCOPE_MEANS = PAIR_THREADS * 24;
+// Shared memory: words to pool, then 16 bytes a thread, 8 a thread, 8 a scope. Windows of more than three tokens, or of more than POOL_REACH heads, are read from L1.
+constexpr i32 POOL_REACH = 128, POOL_WORDS = THREAD_TOKENS * PAIR_THREADS + 2 * POOL_REACH;
+constexpr u32 THREAD_SUMS = POOL_WORDS * 4, THREAD_SQUARES = THREAD_SUMS + PAIR_THREADS * 16, SCOPE_MEANS = THREAD_SQUARES + PAIR_THREADS * 8;
+constexpr i32 FUSE_SHARED_BYTES = SCOPE_MEANS + PAIR_THREADS * 8;
 
 struct Sum
 {
@@ -167,70 +180,78 @@ __device__ __forceinline__ double scope_squares(const Team& team, i32 scopes, do
     return team.lanes == 32 ? warp_sum(sum) : sum;
 }
 
-// Statistics of a scope from the partials of its chunk's tiles, a warp's work.
-__device__ __forceinline__ Statistics statistics_of(const FuseParams& p, const Partial* partials, i32 tiles, i32 stride)
+// Statistics of a scope from its tiles, a warp's work, in one pass about the first tile's mean: that is no further from the mean than the squares can bear.
+__device__ __forceinline__ Statistics statistics_of(const FuseParams& p, const Partials& partials, i32 tiles)
 {
-    i32 lane = threadIdx.x % 32;
+    double center = partials.means[0], squares = 0;
     Sum sum = {0, 0, 0};
 #pragma unroll 8
-    for (i32 i = lane; i < tiles; i += 32)
+    for (i32 i = threadIdx.x % 32; i < tiles; i += 32)
     {
-        const Partial& x = partials[(i64)i * stride];
-        sum += {x.mean * x.count, x.largest, x.count};
+        Extent extent = partials.extents[i];
+        double from_center = extent.count == 0 ? 0 : partials.means[i] - center, weighted = extent.count * from_center;
+        sum += {weighted, extent.largest, extent.count};
+        squares += partials.squares[i] + weighted * from_center;
     }
     sum = warp_sum(sum);
-    double mean = sum.count == 0 ? 0 : sum.sum / sum.count, squares = 0;
-#pragma unroll 4
-    for (i32 i = lane; i < tiles; i += 32)
-    {
-        const Partial& x = partials[(i64)i * stride];
-        squares += x.squares + x.count * ((x.mean - mean) * (x.mean - mean));
-    }
     squares = warp_sum(squares);
+    double shift = sum.count == 0 ? 0 : sum.sum / sum.count, mean = center + shift;
+    squares -= sum.sum * shift;
     u32 divisor = p.unbiased && sum.count > 0 ? sum.count - 1 : sum.count;
-    double deviation = sqrt(squares / (divisor > 0 ? divisor : 1));
+    double deviation = sqrt((squares > 0 ? squares : 0) / (divisor > 0 ? divisor : 1));
     bool varies = deviation > (double)sum.largest / 65536 && deviation >= 1.17549435e-38;
     float high = (float)mean;
     return {high, (float)(mean - high), varies ? (float)(1 / (deviation > p.deviation_floor ? deviation : p.deviation_floor)) : 0, 0};
 }
 
 struct Tile { float x[THREAD_TOKENS]; };
-// Zeros where there is no token. `first`: whether the first of the thread's tokens is loaded.
-__device__ __forceinline__ Tile load_tile(const float* from, const Strand& s, bool first = true)
+__device__ __forceinline__ Tile load_tile(const float* from, const Strand& s)
 {
     Tile tile;
 #pragma unroll
     for (i32 k = 0; k < THREAD_TOKENS; k++)
-        tile.x[k] = s.has(k) && (k > 0 || first) ? from[s.at(k)] : 0;
+        tile.x[k] = s.has(k) ? from[s.at(k)] : 0;
     return tile;
 }
+
 // Mean of a·||v|| over a window of tokens, zeros outside, divided by the full width. Attention scores are never ragged.
-__device__ __forceinline__ Tile load_pooled(const FuseParams& p, const Strand& s, const Range& scored)
+__device__ __forceinline__ Tile load_pooled(const FuseParams& p, const Span& span, const Place& place, const Strand& s, const Range& scored)
 {
-    i32 half = (i32)p.pool_width / 2, heads = p.segments.pairs.heads;
+    i32 half = (i32)(p.pool_width / 2 < 0x10000000 ? p.pool_width / 2 : 0x10000000), heads = p.segments.pairs.heads;
     const float *scores = (const float*)p.attention.raw, *norms = (const float*)p.value_norms;
     Tile tile;
-    if (half <= 1)   // up to three terms, whose sum float32 rounds by 2^-23: tokens before, themselves, after; what one load brings to L1 the next ones find there
+    if (half == 0 && !norms)
+        return load_tile(scores, s);
+    if (half <= 1 && half * heads <= POOL_REACH)
     {
-        tile = {};
-#pragma unroll 1
-        for (i32 by = -half; by <= half; by++)
-        {
-            Strand moved = s;
-            moved.pair += by * heads;
-            moved.end = by > 0 && s.end == scored.end ? scored.end - 1 : s.end;
-            bool first = by >= 0 || s.first > scored.begin;   // later ones have a token before
-            Tile a = load_tile(scores, moved, first), v;
-            if (norms)
-                v = load_tile(norms, moved, first);
+        // The tile's words and those of a token on both sides pass through shared memory, in their own order, zeros where nothing is scored. Float32 rounds three terms by 2^-23.
+        i32 reach = half * heads, step = place.groups * heads, words = THREAD_TOKENS * step + 2 * reach;
+        i32 origin = (s.first - place.group) * heads - reach, begin = scored.begin * heads - origin, end = scored.end * heads - origin;
+        u32 first = (u32)span.start * heads + origin, shared = shared_base();
+        float own[POOL_WORDS / PAIR_THREADS], weights[POOL_WORDS / PAIR_THREADS];
+        end = end < words ? end : words;
 #pragma unroll
-            for (i32 k = 0; k < THREAD_TOKENS; k++)
-                tile.x[k] += norms ? a.x[k] * v.x[k] : a.x[k];
+        for (i32 i = 0; i < POOL_WORDS / PAIR_THREADS; i++)
+        {
+            i32 word = threadIdx.x + i * PAIR_THREADS;
+            bool scores_word = word >= begin && word < end;
+            own[i] = scores_word ? scores[first + word] : 0;
+            weights[i] = scores_word && norms ? norms[first + word] : 1;
         }
+#pragma unroll
+        for (i32 i = 0; i < POOL_WORDS / PAIR_THREADS; i++)
+            store_shared_f32(shared + (threadIdx.x + i * PAIR_THREADS) * 4, own[i] * weights[i]);
+        __syncthreads();
         float scale = 1 / (float)p.pool_width;
 #pragma unroll
         for (i32 k = 0; k < THREAD_TOKENS; k++)
+        {
+            u32 before = shared + (threadIdx.x + k * step) * 4, self = before + reach * 4;
+            tile.x[k] = load_shared_f32(self);
+            if (half == 1)
+                tile.x[k] = load_shared_f32(before) + tile.x[k] + load_shared_f32(self + reach * 4);
             tile.x[k] *= scale;
+        }
         return tile;
     }
     double scale = 1 / (double)p.pool_width;
@@ -263,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_statistics(co
     Row row = row_of(p.segments.pairs, tile.span, tile.sequence, place.head);
     Range scored = scored_tokens(p, row.length);
     Strand s = strand_of(term, tile, place, row, scored);
-    Tile own = attention ? load_pooled(p, s, scored) : load_tile((const float*)term.raw, s);
+    Tile own = attention ? load_pooled(p, tile.span, place, s, scored) : load_tile((const float*)term.raw, s);
     Sum sum = {0, 0, 0};
 #pragma unroll
     for (i32 k = 0; k < THREAD_TOKENS; k++)
@@ -287,15 +308,19 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_statistics(co
         if (s.has(k) && is_finite(own.x[k]))
             squares += (own.x[k] - center) * (own.x[k] - center);
     squares = scope_squares(team, tile.scopes, squares);
-    Partial* partials = (Partial*)term.partials;
+    i64 first = (i64)(blockIdx.x - tile.piece) * tile.scopes;
     if (leads)
-        partials[(i64)blockIdx.x * tile.scopes + team.scope] = {mean, squares, sum.largest, sum.count};
+    {
+        Partials partials = partials_of(term, tile.scopes, first + (i64)team.scope * tile.pieces + tile.piece);
+        *partials.means = mean;
+        *partials.squares = squares;
+        *partials.extents = {sum.largest, sum.count};
+    }
     if (!is_last_block((u32*)term.counters + tile.first_scope, tile.pieces))
         return;
-    partials += (i64)(blockIdx.x - tile.piece) * tile.scopes;
     for (i32 scope = threadIdx.x / 32; scope < tile.scopes; scope += PAIR_WARPS)
     {
-        Statistics statistics = statistics_of(p, partials + scope, tile.pieces, tile.scopes);
+        Statistics statistics = statistics_of(p, partials_of(term, tile.scopes, first + (i64)scope * tile.pieces), tile.pieces);
         if (threadIdx.x % 32 == 0)
             ((Statistics*)term.statistics)[tile.first_scope + scope] = statistics;
     }

@@ -19,7 +19,7 @@
 // select_write           grid: the same                                   threads: 256   shared: 9280 bytes
 // select_raise           grid: the same                                   threads: 256   shared: 9280 bytes, unused
 // select_token_sums      grid: ceil(N / 256)                              threads: 256   shared: 0
-// Workspace: 16384 + 4 + 32 bytes a segment (histograms and counters zero before and after), 4 bytes a (tile, head).
+// Workspace: 16384 + 4 + 32 bytes a segment (histograms and counters zero before and after), 4 bytes a (tile, head) and a tile.
 #include "radix.cuh"
 
 struct SelectParams
@@ -27,6 +27,7 @@ struct SelectParams
     Segments segments;
     u64 scores;          // f32, or u32 keys where keys_given
     u64 counts;          // u32 [tiles·heads]: above the threshold, and at it in the upper half; then the place in kept_indices
+    u64 tile_ties;       // u32 [tiles·segments of a sequence]
     u64 kept_indices;    // i32 [K]; of select_raise: u32 keys, laid out as the scores
     u64 kept_offsets;    // i32 [B·Hkv + 1], or 0
     i32 keys_given, round;
@@ -52,6 +53,10 @@ __device__ __forceinline__ void make_keys(const SelectParams& p, Keys& keys)
             keys.words[k] = key_of(__uint_as_float(keys.words[k]));
 }
 
+__device__ __forceinline__ i32 ties_of(const Segments& s, const Segment& g)
+{
+    return ((const i32*)s.tile_starts)[g.sequence] * (s.per_head ? s.pairs.heads : 1) + g.first_head * g.tiles;
+}
 __device__ __forceinline__ u32 wanted_of(const SelectParams& p, i32 segment)
 {
     const i32* kept_starts = (const i32*)p.segments.kept_starts;
@@ -79,117 +84,140 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_digits(cons
     finish_round(p.segments, g, p.round, state);
 }
 
-// Shared memory of select_count: counts of heads, then a word a thread. Scratch words 9 the tile where ties run out, 10 ties kept in it, 12 and 13 the last tie kept.
-constexpr u32 HEAD_COUNTS = 0, THREAD_WORDS = PAIR_THREADS * 4, SPLIT_TILE = SCRATCH + 36, SPLIT_TIES = SCRATCH + 40, SPLIT_LIMIT = SCRATCH + 48;
+// Shared memory of select_count: counts of heads, then a word a thread. Scratch words 9 ties of the tile, 10 the tile where ties run out, 11 ties kept in it, 12 the last one.
+constexpr u32 HEAD_COUNTS = 0, THREAD_WORDS = PAIR_THREADS * 4, TILE_TIES = SCRATCH + 36, SPLIT_TILE = SCRATCH + 40, SPLIT_TIES = SCRATCH + 44, SPLIT_LAST = SCRATCH + 48;
 
-// The tile where ties run out, and in state.limit the last pair at the threshold that is kept, in (token, head) order. -1 where no tie is kept.
-__device__ __forceinline__ i32 split_ties(const SelectParams& p, const Segment& g, SegmentState& state)
+__device__ __forceinline__ void clear_heads(const Segment& g)
 {
-    const u32* counts = (const u32*)p.counts + g.entries;
-    u32 shared = shared_base(), before = 0;
+    if ((i32)threadIdx.x < g.heads)
+        store_shared(shared_base() + HEAD_COUNTS + threadIdx.x * 4, 0);
     if (threadIdx.x == 0)
-    {
-        store_shared(shared + SPLIT_TILE, (u32)-1);
-        store_shared_x2(shared + SPLIT_LIMIT, {(u32)-1, (u32)-1});
-    }
-    for (i32 first = 0; first < g.tiles && before < state.wanted; first += PAIR_THREADS)
-    {
-        i32 tile = first + threadIdx.x;
-        u32 ties = 0, total;
-        if (tile < g.tiles)
-            for (i32 j = 0; j < g.heads; j++)
-                ties += counts[(i64)tile * g.heads + j] >> 16;
-        u32 up_to = before + block_inclusive_sum(ties, total);
-        if (up_to - ties < state.wanted && state.wanted <= up_to)
-        {
-            store_shared(shared + SPLIT_TILE, tile);
-            store_shared(shared + SPLIT_TIES, state.wanted - (up_to - ties));
-        }
-        before += total;
-    }
+        store_shared(shared_base() + TILE_TIES, 0);
     __syncthreads();
-    i32 split = (i32)load_shared(shared + SPLIT_TILE), tokens = tile_tokens(g.heads);
-    if (split < 0)
-        return split;
-    u32 left = load_shared(shared + SPLIT_TIES);
-    before = 0;
-    for (i32 first = 0; first < tokens; first += PAIR_THREADS)
-    {
-        i32 within = first + threadIdx.x, token = split * tokens + within;
-        auto tied = [&](i32 j)
-        {
-            Row row = row_of(p.segments.pairs, g.span, g.sequence, g.first_head + j);
-            return within < tokens && token < row.length && key_of(p, ((const u32*)p.scores)[row.pair + token * row.step]) == state.key;
-        };
-        u32 ties = 0, total;
-        for (i32 j = 0; j < g.heads; j++)
-            ties += tied(j);
-        u32 up_to = before + block_inclusive_sum(ties, total);
-        if (up_to - ties < left && left <= up_to)
-        {
-            u32 rank = up_to - ties;
-            for (i32 j = 0; j < g.heads; j++)
-                if (tied(j) && ++rank == left)
-                {
-                    u64 limit = (u64)token * g.heads + j;
-                    store_shared_x2(shared + SPLIT_LIMIT, {(u32)limit, (u32)(limit >> 32)});
-                }
-        }
-        before += total;
-    }
-    __syncthreads();
-    u32x2 limit = load_shared_x2(shared + SPLIT_LIMIT);
-    state.limit = (i64)((u64)limit.y << 32 | limit.x);
-    return split;
 }
 
-// A tile's pairs above the threshold, and at it in the upper half, head by head in shared memory.
-__device__ __forceinline__ void count_heads(const SelectParams& p, const Segment& g, const Place& place, const Strand& s, const SegmentState& state, Keys keys)
+// A tile's pairs above the threshold, and at it in the upper half, head by head in shared memory; and its ties.
+__device__ __forceinline__ void count_heads(const Segment& g, const Place& place, const Strand& s, u32 threshold, const Keys& keys)
 {
-    u32 counts = shared_base() + HEAD_COUNTS, own = 0;
-    if ((i32)threadIdx.x < g.heads)
-        store_shared(counts + threadIdx.x * 4, 0);
-    __syncthreads();
-    make_keys(p, keys);
+    u32 own = 0;
 #pragma unroll
     for (i32 k = 0; k < THREAD_TOKENS; k++)
-    {
-        u32 key = keys.words[k];
         if (s.has(k))
-            own += key > state.key ? 1 : key == state.key && (i64)s.token(k) * g.heads + place.head <= state.limit ? 0x10000 : 0;
-    }
+            own += keys.words[k] > threshold ? 1 : keys.words[k] == threshold ? 0x10000 : 0;
     if (g.heads == 1)   // one address for all: a warp adds once
     {
         own = __reduce_add_sync(0xffffffff, own);
         own = threadIdx.x % 32 == 0 ? own : 0;
     }
     if (own != 0)
-        atomic_add_shared(counts + place.head * 4, own);
+        atomic_add_shared(shared_base() + HEAD_COUNTS + place.head * 4, own);
+    if (own >> 16 != 0)
+        atomic_add_shared(shared_base() + TILE_TIES, own >> 16);
     __syncthreads();
+}
+
+// The tile where ties run out; how many of it each head keeps, in the upper half of its count; and in state.limit the last pair at the threshold that is kept, in
+// (token, head) order. -1 where no tie is kept.
+__device__ __forceinline__ i32 split_ties(const SelectParams& p, const Segment& g, SegmentState& state)
+{
+    const u32* tile_ties = (const u32*)p.tile_ties + ties_of(p.segments, g);
+    u32 shared = shared_base(), own = 0, total;
+    i32 run = ceil_div(g.tiles, PAIR_THREADS), first = threadIdx.x * run, end = first + run < g.tiles ? first + run : g.tiles;
+    if (state.wanted == 0)
+        return -1;
+#pragma unroll 4
+    for (i32 tile = first; tile < end; tile++)
+        own += tile_ties[tile];
+    u32 up_to = block_inclusive_sum(own, total), before = up_to - own;
+    if (before < state.wanted && state.wanted <= up_to)
+    {
+        i32 tile = first;
+        while (before + tile_ties[tile] < state.wanted)
+            before += tile_ties[tile++];
+        store_shared(shared + SPLIT_TILE, tile);
+        store_shared(shared + SPLIT_TIES, state.wanted - before);
+    }
+    clear_heads(g);
+    i32 split = (i32)load_shared(shared + SPLIT_TILE), tokens = tile_tokens(g.heads), index = threadIdx.x * THREAD_TOKENS;
+    u32 left = load_shared(shared + SPLIT_TIES), tied = 0;
+
+    // A thread's 8 pairs of the tile, now in the order of (token, head).
+    Keys keys;
+    i32 token = index / g.heads, head = index - token * g.heads;
+    u32 valid = 0;
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+    {
+        Row row = row_of(p.segments.pairs, g.span, g.sequence, g.first_head + head);
+        i32 at = split * tokens + token;
+        bool exists = token < tokens && at < row.length;
+        keys.words[k] = exists ? ((const u32*)p.scores)[row.pair + at * row.step] : 0;
+        valid |= (u32)exists << k;
+        head++;
+        token += head == g.heads;
+        head = head == g.heads ? 0 : head;
+    }
+    make_keys(p, keys);
+#pragma unroll
+    for (i32 k = 0; k < THREAD_TOKENS; k++)
+        tied |= (u32)(keys.words[k] == state.key) << k;
+    tied &= valid;
+    up_to = block_inclusive_sum(__popc(tied), total);
+    before = up_to - __popc(tied);
+    if (before < left && left <= up_to)
+    {
+        u32 rest = tied;
+        for (; before + 1 < left; before++)
+            rest &= rest - 1;
+        store_shared(shared + SPLIT_LAST, index + __ffs(rest) - 1);
+    }
+    __syncthreads();
+    i32 last = (i32)load_shared(shared + SPLIT_LAST);
+    for (u32 rest = tied; rest != 0 && index + __ffs(rest) - 1 <= last; rest &= rest - 1)
+        atomic_add_shared(shared + HEAD_COUNTS + (index + __ffs(rest) - 1) % g.heads * 4, 0x10000);
+    __syncthreads();
+    state.limit = (i64)split * tokens * g.heads + last;
+    return split;
+}
+
+// A run of tiles of one head, a thread's share of the placing; 16 tiles at a time, which are all at L8.
+struct Run
+{
+    u32* counts;      // of the head
+    i32 first, end, heads;
+    u32 some[16];
+
+    __device__ __forceinline__ void load(i32 from)
+    {
+#pragma unroll
+        for (i32 i = 0; i < 16; i++)
+            some[i] = from + i < end ? counts[(i64)(from + i) * heads] : 0;
+    }
+};
+__device__ __forceinline__ Run run_of(const SelectParams& p, const Segment& g, const Place& place)
+{
+    i32 length = ceil_div(g.tiles, place.groups), first = place.group * length, end = first + length < g.tiles ? first + length : g.tiles;
+    Run run = {(u32*)p.counts + g.entries + place.head, first, place.group < place.groups ? end : first, g.heads, {}};
+    run.load(first);
+    return run;
 }
 
 // Counts of tiles become places, head by head; ends of heads become offsets.
 __device__ __forceinline__ void place_tiles(const SelectParams& p, const Segment& g, const Place& place, i32 split)
 {
-    bool active = place.group < place.groups;
-    i32 run = ceil_div(g.tiles, place.groups), first = place.group * run, end = !active ? first : first + run < g.tiles ? first + run : g.tiles, start = ((const i32*)p.segments.kept_starts)[g.index];
+    Run run = run_of(p, g, place);
+    u32 start = ((const i32*)p.segments.kept_starts)[g.index];
     u32 words = shared_base() + THREAD_WORDS, own = words + (place.head * place.groups + place.group) * 4, sum = 0, total;
-    u32* counts = (u32*)p.counts + g.entries + place.head;
-    auto kept = [&](i32 tile, u32 count) { return (count & 0xffff) + (tile < split ? count >> 16 : tile == split ? load_shared(shared_base() + HEAD_COUNTS + place.head * 4) >> 16 : 0); };
-    // 16 tiles at a time: those of a thread at L8.
-    auto load = [&](i32 from, u32 (&some)[16])
+    u32 in_split = load_shared(shared_base() + HEAD_COUNTS + place.head * 4) >> 16;
+    bool active = place.group < place.groups;
+    auto kept = [&](i32 tile, u32 count) { return (count & 0xffff) + (tile < split ? count >> 16 : tile == split ? in_split : 0); };
+    for (i32 from = run.first; from < run.end; from += 16)
     {
+        if (from > run.first)
+            run.load(from);
 #pragma unroll
         for (i32 i = 0; i < 16; i++)
-            some[i] = from + i < end ? counts[(i64)(from + i) * g.heads] : 0;
-    };
-    u32 some[16];
-    for (i32 from = first; from < end; from += 16)
-    {
-        load(from, some);
-#pragma unroll
-        for (i32 i = 0; i < 16; i++)
-            sum += from + i < end ? kept(from + i, some[i]) : 0;
+            sum += from + i < run.end ? kept(from + i, run.some[i]) : 0;
     }
     if (active)
         store_shared(own, sum);
@@ -199,16 +227,16 @@ __device__ __forceinline__ void place_tiles(const SelectParams& p, const Segment
     store_shared(words + threadIdx.x * 4, before);
     __syncthreads();
     u32 at = active ? start + load_shared(own) : 0;
-    for (i32 from = first; from < end; from += 16)
+    for (i32 from = run.first; from < run.end; from += 16)
     {
-        if (end - first > 16)
-            load(from, some);
+        if (run.end - run.first > 16)
+            run.load(from);
 #pragma unroll
         for (i32 i = 0; i < 16; i++)
-            if (from + i < end)
+            if (from + i < run.end)
             {
-                counts[(i64)(from + i) * g.heads] = at;
-                at += kept(from + i, some[i]);
+                run.counts[(i64)(from + i) * g.heads] = at;
+                at += kept(from + i, run.some[i]);
             }
     }
     if (!p.kept_offsets)
@@ -230,25 +258,19 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_count(const
     Strand s = strand_of(p.segments, g, place);
     Keys keys = load_keys(p, s);
     Found found = load_found(p.segments, g, 3);
-    SegmentState state = state_after(p.segments, g, 3, found), every = {state.key, 0, ALL_TIES};
+    SegmentState state = state_after(p.segments, g, 3, found);
     if (g.tiles > 1 && g.tile == 0)
         clear_histogram(histogram_of(p.segments, g, 1));
-    count_heads(p, g, place, s, every, keys);
+    clear_heads(g);
+    make_keys(p, keys);
+    count_heads(g, place, s, state.key, keys);
     if ((i32)threadIdx.x < g.heads)
         ((u32*)p.counts)[g.entries + (i64)g.tile * g.heads + threadIdx.x] = load_shared(shared_base() + HEAD_COUNTS + threadIdx.x * 4);
+    if (threadIdx.x == 0)
+        ((u32*)p.tile_ties)[ties_of(p.segments, g) + g.tile] = load_shared(shared_base() + TILE_TIES);
     if (!is_last_block((u32*)p.segments.counters + g.index, g.tiles))
         return;
-    i32 split = g.tiles;
-    if (state.limit != ALL_TIES)
-    {
-        split = split_ties(p, g, state);
-        if (split >= 0)
-        {
-            g.tile = split;
-            s = strand_of(p.segments, g, place);
-            count_heads(p, g, place, s, state, load_keys(p, s));
-        }
-    }
+    i32 split = state.limit == ALL_TIES ? g.tiles : split_ties(p, g, state);
     if (threadIdx.x == 0)
         *state_of(p.segments, g, 0) = state;
     place_tiles(p, g, place, split);

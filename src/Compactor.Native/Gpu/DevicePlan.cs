@@ -43,7 +43,7 @@ internal sealed class DevicePlan : IDisposable
         _headDim = shape.HeadDim;
         bool weighted = Attention is not null && options.WeightByValueNorm;
         FuseWorkspace = new(Leverage.WorkspaceBytes, Attention?.WorkspaceBytes ?? 0, weighted ? sizeof(float) * (long)shape.Pairs : 0);
-        SelectWorkspace = new(Math.Max(Segments.CountBytes, Raised?.CountBytes ?? 0),
+        SelectWorkspace = new(Math.Max(Segments.CountBytes, Raised?.CountBytes ?? 0), Math.Max(Segments.TieBytes, Raised?.TieBytes ?? 0),
             options.SelectionScope == SelectionScope.Token ? sizeof(float) * (long)shape.Tokens : Raised is not null ? sizeof(uint) * (long)shape.Pairs : 0);
         int segments = Math.Max(Segments.Count, Raised?.Count ?? 0);
         Counters = new(Math.Max(Segments.HistogramBytes, Raised?.HistogramBytes ?? 0), sizeof(uint) * (long)segments, sizeof(uint) * (long)Leverage.Scopes, sizeof(uint) * (long)(Attention?.Scopes ?? 0));

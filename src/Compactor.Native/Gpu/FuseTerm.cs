@@ -6,7 +6,7 @@ namespace Compactor.Native.Gpu;
 /// <summary>One of the two scores that are fused: the scopes of its statistics and the tiles they are cut into (cuda/fuse.cu).</summary>
 internal sealed class FuseTerm
 {
-    private const int PartialBytes = 24, StatisticsBytes = 16;
+    private const int PartialBytes = 24, StatisticsBytes = 16, SharedBytes = 17408;
 
     private readonly int _tileStarts, _scopeStarts, _chunk, _pieces, _scopesOfAChunk;
     private readonly bool _perHead;
@@ -42,7 +42,7 @@ internal sealed class FuseTerm
     public static KernelVariant Variant(string entry) => new("fuse.cu", entry);
 
     /// <summary>The launch of a pass over the tiles of two terms, of which one has so many and the other no more.</summary>
-    public static LaunchShape Pass(int tiles) => new(tiles, 2, 1, PairSegments.Threads, PairSegments.SharedBytes);
+    public static LaunchShape Pass(int tiles) => new(tiles, 2, 1, PairSegments.Threads, SharedBytes);
 
     public DeviceFuseTerm Of(DeviceTables tables, BufferView<float> raw, ulong workspace, ulong counters) => new()
     {
@@ -105,7 +105,7 @@ internal struct ValueNormsParams
 internal struct SelectParams
 {
     public DeviceSegments Segments;
-    public ulong Scores, Counts, KeptIndices, KeptOffsets;
+    public ulong Scores, Counts, TileTies, KeptIndices, KeptOffsets;
     public int KeysGiven, Round, Copies, Reserved;
 }
 

@@ -68,11 +68,12 @@ public sealed unsafe partial class GpuBackend
         }
         using var turn = _workspace.Turn.EnterScope();
         var layout = device.SelectWorkspace;
-        ulong work = _workspace.Take(layout), derived = work + layout[1];
+        ulong work = _workspace.Take(layout), derived = work + layout[2];
         var parameters = new SelectParams
         {
             Scores = (ulong)scores.Address,
             Counts = work + layout[0],
+            TileTies = work + layout[1],
             KeptIndices = (ulong)keptIndices.Address,
             KeptOffsets = (ulong)keptOffsets.Address,
             Copies = 1,

@@ -65,7 +65,8 @@ internal static class KernelCatalog
     /// <summary>The kernels of fusion and selection, which see scores alone.</summary>
     public static IReadOnlyList<PlannedKernel> FuseAndSelect { get; } =
     [
-        .. from entry in (string[])["fuse_statistics", "fuse_scores"] select Of(FuseTerm.Variant(entry), FuseTerm.Pass(1)),
+        Of(FuseTerm.Variant("fuse_statistics"), FuseTerm.Pass(1)),
+        Of(FuseTerm.Variant("fuse_scores"), new(1, PairSegments.Threads, PairSegments.SharedBytes)),
         .. from entry in (string[])["select_digits", "select_count"] select Of(PairSegments.Selection(entry), new(1, PairSegments.Threads, PairSegments.SharedBytes)),
         .. from entry in (string[])["select_write", "select_raise"] select Of(PairSegments.Selection(entry), new(1, PairSegments.Threads, PairSegments.ListingSharedBytes)),
         Of(PairSegments.Selection("select_token_sums"), new(1, PairSegments.Threads, 0)),

@@ -67,6 +67,9 @@ internal sealed class PairSegments
     /// <summary>Bytes of the counts of all (tile, head) pairs.</summary>
     public long CountBytes => sizeof(uint) * (long)Entries;
 
+    /// <summary>Bytes of the ties of all tiles.</summary>
+    public long TieBytes => sizeof(uint) * (long)_blocks * (_perHead ? _heads : 1);
+
     private int Entries { get; }
 
     /// <summary>A pass over all tiles of all segments.</summary>

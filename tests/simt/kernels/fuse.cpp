@@ -24,7 +24,7 @@ struct DeviceTerm
     i32 tiles = 0;
     std::unique_ptr<simt::Array<float>> raw;
     std::unique_ptr<simt::Array<i32>> tile_starts, scope_starts;
-    std::unique_ptr<simt::Array<Partial>> partials;
+    std::unique_ptr<simt::Array<double>> partials;
     std::unique_ptr<simt::Array<Statistics>> statistics;
     std::unique_ptr<simt::Array<u32>> counters;
     FuseTerm view{};
@@ -48,7 +48,7 @@ struct DeviceTerm
         raw = std::make_unique<simt::Array<float>>(scores);
         tile_starts = std::make_unique<simt::Array<i32>>(sums_before(counts));
         scope_starts = std::make_unique<simt::Array<i32>>(sums_before(scopes));
-        partials = std::make_unique<simt::Array<Partial>>((size_t)(std::max(tiles, 1) * (scope == Head ? batch.heads : 1)));
+        partials = std::make_unique<simt::Array<double>>((size_t)(3 * std::max(tiles, 1) * (scope == Head ? batch.heads : 1)));
         size_t all = (size_t)std::max(1, sums_before(scopes).back());
         statistics = std::make_unique<simt::Array<Statistics>>(all);
         counters = std::make_unique<simt::Array<u32>>(all);
@@ -145,7 +145,7 @@ static void check(const Batch& batch, const Options& o, const std::vector<float>
         FuseParams params{a.view, l.view, segments.view, o.norms ? device_norms.address() : 0, weights.address(), scores.address(), status.address(), non_finite.address(),
             o.floor, o.first, o.last, o.score_protected, o.unbiased, o.pool};
         simt::Extent grid{(u32)std::max({a.tiles, l.tiles, 1}), 2};
-        LAUNCH(fuse_statistics, (grid), {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
+        LAUNCH(fuse_statistics, (grid), {PAIR_THREADS}, FUSE_SHARED_BYTES, params);
         LAUNCH(fuse_scores, (segments.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES, params);
         std::vector<float> actual;
         std::vector<double> expected;

@@ -73,13 +73,13 @@ static void check(const Batch& batch, bool per_head, const std::vector<i32>& wan
     simt::over_schedules(3, [&] {
         simt::Array<u32> keys(std::max<size_t>(scores.size(), 1));
         DeviceSegments segments(batch, per_head, wanted);
-        simt::Array<u32> counts((size_t)(segments.tiles * batch.heads));
+        simt::Array<u32> counts((size_t)(segments.tiles * batch.heads)), tile_ties((size_t)(segments.tiles * segments.parts));
         simt::Array<i32> indices(std::max<size_t>(expected.indices.size(), 1)), offsets(expected.offsets.size());
-        SelectParams params{segments.view, device_scores.address(), counts.address(), indices.address(), offsets.address(), 0, 0, 1};
+        SelectParams params{segments.view, device_scores.address(), counts.address(), tile_ties.address(), indices.address(), offsets.address(), 0, 0, 1};
         if (minimum > 0) {
             DeviceSegments heads(batch, true, minima);
-            simt::Array<u32> counts_of_heads((size_t)(heads.tiles * batch.heads));
-            SelectParams raise{heads.view, device_scores.address(), counts_of_heads.address(), keys.address(), 0, 0, 0, 1};
+            simt::Array<u32> counts_of_heads((size_t)(heads.tiles * batch.heads)), ties_of_heads((size_t)(heads.tiles * batch.heads));
+            SelectParams raise{heads.view, device_scores.address(), counts_of_heads.address(), ties_of_heads.address(), keys.address(), 0, 0, 0, 1};
             launch_threshold(heads, raise);
             LAUNCH(select_raise, (heads.grid()), {PAIR_THREADS}, 0, raise);
             heads.check_clean();
@@ -116,9 +116,9 @@ static void check_tokens(const Batch& batch, const std::vector<i32>& wanted, int
         SelectTokenSumsParams add{device_scores.address(), device_sums.address(), (i32)sums.size(), batch.heads};
         LAUNCH(select_token_sums, {(u32)ceil_div((i32)sums.size(), PAIR_THREADS)}, {PAIR_THREADS}, 0, add);
         DeviceSegments segments(tokens, false, wanted);
-        simt::Array<u32> counts((size_t)segments.tiles);
+        simt::Array<u32> counts((size_t)segments.tiles), tile_ties((size_t)segments.tiles);
         simt::Array<i32> indices(expected.indices.size()), offsets(expected.offsets.size());
-        SelectParams params{segments.view, device_sums.address(), counts.address(), indices.address(), offsets.address(), 0, 0, batch.heads};
+        SelectParams params{segments.view, device_sums.address(), counts.address(), tile_ties.address(), indices.address(), offsets.address(), 0, 0, batch.heads};
         launch_threshold(segments, params);
         LAUNCH(select_write, (segments.grid()), {PAIR_THREADS}, RADIX_SHARED_BYTES + PAIR_THREADS * 4, params);
         CHECK(indices.values() == expected.indices);
