@@ -1,7 +1,7 @@
 // Attention of query rows over paged keys and values: the parts that decode and extend share.
 //
-// A tile of rows meets a split of keys in one block. Its warps form teams that share a ring of key and value slots filled by cp.async; a warp multiplies ROWS query rows with
-// 16 keys at a time (attention_rows.cuh).
+// A tile of rows meets a split of keys in one block. Its warps form teams that share a ring of key and value slots filled by cp.async (attention_feed.cuh); a warp multiplies its
+// query rows with 16 keys at a time (attention_rows.cuh).
 // Partial results (maximum, sum, weighted values) of teams meet in shared memory in team order; those of splits in a second kernel, in split order.
 #pragma once
 #include "attention_feed.cuh"
@@ -164,7 +164,7 @@ __device__ __forceinline__ void merge_splits(const AttentionParams& p)
     {
         f32x4 values = {0, 0, 0, 0};
         float sum = 0;
-#pragma unroll 4
+#pragma unroll 8
         for (i32 s = 0; s < splits; s++)
         {
             float weight = exp2_approx(sums[s].x - origin);

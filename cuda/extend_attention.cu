@@ -7,9 +7,9 @@
 // T·G <= 64: keys are split by 512 and merged, as in decode (draft tokens, short turns); above, a tile walks all its keys and writes its result.
 // A tile of 64 rows of D 128 does 3·D·64·2 flops for the 512 bytes of a key: 96 flops a byte, L2 gives 24 bytes a clock and SM: balanced with mma.sync at about half its peak.
 //
-// extend_attention   grid: SMs·blocks an SM   threads: 32·WARPS   shared: AttentionShape<WARPS, TileRows>::SHARED_BYTES (decode_attention.cu has the formula), TileRows = WARPS·rows, halved for 16-bit elements with D > 128
+// extend_attention   grid: SMs·blocks an SM   threads: 32·WARPS   shared: AttentionShape<WARPS, TileRows>::SHARED_BYTES (decode_attention.cu has the formula, teams = 1), TileRows = WARPS·rows, halved for 16-bit elements with D > 128
 // extend_merge       grid: ceil(Nq·Hq / 4)    threads: 128        shared: 0
-//   (bf16, D 128: 82432 bytes, 207 to 210 registers; two blocks an SM on sm_80 and sm_90, one on sm_86, 89)
+//   (bf16, D 128: 82944 bytes, 220 to 228 registers; two blocks an SM on sm_80 and sm_90, one on sm_86, 89)
 // Workspace: (sum of T over sequences with T·G <= 64)·Hq·most_splits·(D + 2)·4 bytes; partial_starts [B] counts those tokens before each sequence.
 #include "attention.cuh"
 

@@ -24,6 +24,8 @@ int main()
         check({{45, 16}, {1, 1}, 3, 24, Nhd}, 3);                                                     // a host's tables
         check({{70}, {1}, 2, 16, Hnd, 0.1f, 3.0f, 0, true, false}, 4);                                // soft cap, sinks, queries of any alignment
         check({{600, 90}, {1}, 2, 32, HeadBlocks, 0.1f, 0, 300}, 5);                                  // window
+        check({{400, 130}, {1}, 2, 48, HeadBlocks, 0.5f}, 7);                                         // maxima that rise by more than the margin, and by less
+        check({{130, 64}, {1, 1}, 2, 32, Nhd, 0.5f, 0, 0, true}, 8);                                  // whole tiles of rows that are apart
         check({{0, 40}, {1}, 2, 16, HeadBlocks, 0.1f, 0, 5, true}, 6);                                // a head that sees nothing but its sink
     });
 }

@@ -22,6 +22,7 @@ int main()
         check({{40, 25, 3, 9, 0, 0, 70, 64}, {5, 3, 0, 64}, 2, 16}, 1);                               // turns on prefixes of any lengths, none, and a prompt
         check({{1050, 700}, {4}, 2, 64}, 2);                                                          // draft tokens over splits
         check({{60, 37}, {2, 37}, 2, 24, Nhd}, 3);
+        check({{200, 100}, {30}, 2, 48, HeadBlocks, 0.5f}, 5);                                        // maxima that rise by more than the margin, and by less
         check({{90, 70}, {40}, 2, 32, HeadBlocks, 0.1f, 4.0f, 60, true, false}, 4);                   // window, soft cap, sinks
     });
 }
