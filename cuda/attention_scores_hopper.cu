@@ -4,26 +4,26 @@
 //
 // Cost: 2·N·Hq·C·D flops, N·Hq·C exponentials, N·(Hq + Hkv)·D elements read. L8 at N = 131,072, C = 256: 275 GFLOP, 1.07 G exp, 1.34 GB, floor 348 us.
 //
-// Shape. An item is one chunk of one KV head; blocks walk over items. Tiles of 64 queries, G·ceil(count / 64) of them, alternate between two groups of eight warps.
-// * A group multiplies its tile with all COLUMNS = 64·ceil(C / 64) keys by wgmma, 64 x 128 x 16 at a time: each of its two warpgroups has half of the columns. Shared memory
-//   gives 4 KB of keys and 2 KB of queries in the 64 cycles of an instruction, and could give 8.
-// * A warp has 16 rows of half a tile. Maximum and sum of a half need four lanes; exponentials are relative to the half's own maximum, and the warp with the other half is
-//   told of both once, through shared memory and a barrier of the two: the weight of a half's exponentials is 2^(difference of maxima) over the sum of both.
-// * Queries and keys are rotated (128-byte swizzle) by cp.async, 16 bytes at a time, four lanes a row, so that a thread works out two addresses for 4 copies. Two tiles
-//   of queries a group: the next travels from the products' start until the exponentials' end. Operands in shared memory leave 32 registers beside 64 logits and 32
+// Shape. An item is one chunk of one KV head; blocks walk over items. Tiles of 64 queries, G·ceil(count / 64) of them, alternate between two groups of four warps.
+// * A group multiplies its tile with all COLUMNS = 64·ceil(C / 64) keys by wgmma, 64 x 256 x 16 at a time: a warp has whole rows, a row's maximum and sum need its
+//   four lanes alone, and shared memory is read once for 64 rows: 8 KB of keys and 2 KB of queries in the 128 cycles of an instruction, which would give 16.
+// * Queries and keys are rotated (128-byte swizzle) by cp.async, 16 bytes at a time, four lanes a row, so that a thread works out two addresses for 8 copies. Two tiles
+//   of queries a group: the next travels from the products' start until the exponentials' end. Operands in shared memory leave 60 registers beside 128 logits and 64
 //   column sums: nothing spills, and all products of a tile are issued at once.
 // * Keys are double-buffered, a part a step, so that memory sees no burst, and neither loading nor launching a block is ever waited for.
 // * Turns. The tensor cores belong to one group at a time (an mbarrier each way): without that, both would multiply at half the rate and then both take exponentials.
-//   A turn is handed over with 1/8 of the products left. Copies and addresses are worked out while the own products run.
-// * Four warps a scheduler. A warp alone gets an exponential every 13 cycles from a unit that takes one in 8, because the compiler spaces them and everything else adds to
-//   that, and 1020 instructions took it 4300 cycles. With two warps a scheduler and whole rows of 256 (no exchange) an H200 (driver 580, NVRTC 13.0) took 618 us for L8, with
-//   no unit busy more than 48 % of the time. Now 1300 instructions a tile and scheduler (all warps of it together), 1024 cycles of products, 1060 of exponentials, and twice
-//   as many warps to fill them: 1650 cycles a tile if issue slots are 80 % used, 480 us (target 525).
-// What is rare (columns beyond the chunk, rows that are not finite) is behind branches, and no step divides.
+//   A turn is handed over with 1/8 of the products left. Copies and addresses are worked out while the own products run. A producer warp would cost what it saves:
+//   nine warps of an SM leave 168 registers each.
+// * Two warps a scheduler hide little of each other, so instructions and their order count: 930 a tile and 90 more for its share of an item; 640 are maximum, exponent,
+//   exponential, sum and column of 128 logits. What is rare (columns beyond the chunk, rows that are not finite) is behind branches, and no step divides.
+//   Of a thread's two rows the maximum of the first comes before the exponentials, 16 a cycle and SM, 1024 cycles of a tile; the columns of the second after.
+//   On an H200 (driver 580, NVRTC 13.0): 1072 us for L8 with queries by bulk copies and ldmatrix and 1617 instructions; 625 us with this shape, 4330 cycles for a group's tile:
+//   1400 from the first product to the wait for the last (copies and addresses took longer than the 1024 of the products), exponentials at one in 15 cycles. Since then the
+//   first has lost 300 cycles and the second should take 10: 3000 cycles for two tiles, 440 us (target 525).
 //
-// Launch: grid min(items, multiprocessors), block 512, where (all integer division)
-//     COLUMNS = 64·ceil(C / 64);  shared = 2·COLUMNS·2·D + 4·64·2·D + 2·8·COLUMNS·4 + 16·16·8 + 8·6 + 16·2·32 + 8: 216,120 bytes for C 256, D 128
-// Tensors: addresses and strides are multiples of 16 bytes. Registers: at most 128, 16 warps an SM.
+// Launch: grid min(items, multiprocessors), block 256, where (all integer division)
+//     COLUMNS = 64·ceil(C / 64);  shared = 2·COLUMNS·2·D + 4·64·2·D + 2·8·COLUMNS·4 + 8·6 + 8·2·32: 213,552 bytes for C 256, D 128
+// Tensors: addresses and strides are multiples of 16 bytes. Registers: at most 255, 8 warps an SM.
 #include "ptx_sm90a.cuh"
 #include "tensor.cuh"
 #include "element.cuh"
@@ -33,24 +33,21 @@
 constexpr i32 D = COMPACTOR_HEAD_DIM, CHUNK = COMPACTOR_CHUNK;
 static_assert((D == 64 || D == 128) && CHUNK <= 256 && !IS_F32);
 
-constexpr i32 M = 64, COLUMNS = round_up(CHUNK, 64), HALF = COLUMNS / 2, N_TILES = HALF / 8, STEPS = D / 16;
-constexpr i32 GROUPS = 2, GROUP_WARPS = 8, WARPS = GROUPS * GROUP_WARPS, THREADS = 32 * WARPS;
-constexpr i32 FOLDS = N_TILES % 8 == 0 ? 3 : 2, KEPT = N_TILES >> FOLDS;   // of a column sum's three steps over lanes, those that halve the columns; columns / 8 left
+constexpr i32 M = 64, COLUMNS = round_up(CHUNK, 64), N_TILES = COLUMNS / 8, STEPS = D / 16;
+constexpr i32 GROUPS = 2, GROUP_WARPS = 4, WARPS = GROUPS * GROUP_WARPS, THREADS = 32 * WARPS;
 
 constexpr i32 ROW_BYTES = D * 2, UNITS = ROW_BYTES / 16;
 constexpr i32 SLAB_ROW = 128;                                     // rows are stored 64 elements of each, then the next 64
 constexpr i32 KEYS_BYTES = COLUMNS * ROW_BYTES, QUERIES_BYTES = M * ROW_BYTES, WARP_ROWS = 16;
 constexpr i32 KEY_ROWS = THREADS / UNITS, KEY_PASSES = COLUMNS / KEY_ROWS;   // a pass: 16 bytes a thread
-constexpr i32 PASSES = KEY_PASSES % 4 == 0 ? 4 : KEY_PASSES % 2 == 0 ? 2 : 1, KEY_PARTS = KEY_PASSES / PASSES;
+constexpr i32 PASSES = KEY_PASSES % 4 == 0 ? 4 : 2, KEY_PARTS = KEY_PASSES / PASSES;
 
 constexpr i32 QUERIES_AT = 2 * KEYS_BYTES, SUMS_AT = QUERIES_AT + GROUPS * 2 * QUERIES_BYTES;
-constexpr i32 EXCHANGE_AT = SUMS_AT + 2 * WARPS * HALF * 4;
-constexpr i32 BARRIERS_AT = EXCHANGE_AT + WARPS * WARP_ROWS * 8;
+constexpr i32 BARRIERS_AT = SUMS_AT + 2 * WARPS * COLUMNS * 4;
 constexpr i32 TURN = BARRIERS_AT;                                 // a group: its queries are there, and the other's products done
 constexpr i32 KEYS_READY = TURN + GROUPS * 8;                     // a buffer
 constexpr i32 SUMS_READY = KEYS_READY + 2 * 8;                    // a buffer: all warps' column sums are there
 constexpr i32 ITEMS_AT = SUMS_READY + 2 * 8, ITEM_BYTES = 32;     // a warp: two items
-constexpr i32 STRIDE_AT = ITEMS_AT + WARPS * 2 * ITEM_BYTES;      // chunks and heads from an item to the block's next
 
 struct AttentionScoresParams
 {
@@ -136,15 +133,21 @@ __device__ __forceinline__ void look_at_keys(const AttentionScoresParams& p, u32
                 report(p.status, STATUS_NON_FINITE_KEY, (i32)load_shared(item + ITEM_FIRST) + row + pass * KEY_ROWS, (i32)load_shared(item + ITEM_HEAD));
 }
 
-// A lane's row of a tile, 64 bytes at a time by four lanes; zeros beyond the chunk's or the group's end.
-__device__ __forceinline__ void copy_queries(const AttentionScoresParams& p, u32 item, i32 count, Tile tile, i32 copy_row, i32 quad, u32 to)
+// Two rows of a tile, 8 apart, 64 bytes of each at a time by four lanes; zeros beyond the chunk's or the group's end.
+__device__ __forceinline__ void copy_queries(const AttentionScoresParams& p, u32 item, i32 count, Tile tile, i32 tile_row, i32 quad, u32 to)
 {
-    i32 row = tile.row + copy_row;
-    const u8* from = load_address(item + ITEM_QUERIES) + 2 * (row * p.queries.token_stride + tile.head * p.queries.head_stride) + quad * 16;
-    u32 bytes = tile.head < p.group && row < count ? 16 : 0, even = to + unit_offset<M>(copy_row, quad), odd = even ^ 64;
+    i32 row = tile.row + tile_row, left = tile.head < p.group ? count - row : 0;
+    const u8* top = load_address(item + ITEM_QUERIES) + 2 * (row * p.queries.token_stride + tile.head * p.queries.head_stride) + quad * 16;
+    const u8* bottom = top + 8 * 2 * p.queries.token_stride;
+    u32 top_bytes = left > 0 ? 16 : 0, bottom_bytes = left > 8 ? 16 : 0;
+    u32 even = to + unit_offset<M>(tile_row, quad), odd = even ^ 64;
 #pragma unroll
     for (i32 at = 0; at < ROW_BYTES; at += 64)
-        cp_async_16((at / 64 % 2 == 0 ? even : odd) + at / 128 * (M * SLAB_ROW), from + at, bytes);
+    {
+        u32 place = (at / 64 % 2 == 0 ? even : odd) + at / 128 * (M * SLAB_ROW);
+        cp_async_16(place, top + at, top_bytes);
+        cp_async_16(place + 8 * SLAB_ROW, bottom + at, bottom_bytes);
+    }
 }
 
 // A group takes every second tile of an item, G·ceil(count / 64); both take as many steps, and the last of one may be empty.
@@ -237,14 +240,6 @@ template <i32 Row> __device__ __forceinline__ void add_columns(float (&sums)[N_T
     }
 }
 
-// What a half's exponentials are multiplied by, given the (offset, sum) of both halves: 2^(common - offset) over the row's sum.
-__device__ __forceinline__ float weight(float offset, float sum, u32x2 other, bool alone)
-{
-    float other_offset = __uint_as_float(other.x), common = fminf(offset, other_offset);
-    float factor = exp2_approx(common - offset), other_sum = __uint_as_float(other.y) * exp2_approx(common - other_offset);
-    return alone ? reciprocal_approx(sum) : factor * reciprocal_approx(fmaf(sum, factor, other_sum));
-}
-
 // Of 2·Half columns, the lanes with `mask` take the upper half and the others the lower, each the sums of both.
 template <i32 Half> __device__ __forceinline__ void fold_columns(float (&sums)[N_TILES][2], i32 lane, i32 mask)
 {
@@ -260,9 +255,8 @@ template <i32 Half> __device__ __forceinline__ void fold_columns(float (&sums)[N
 }
 
 // A query that is not finite spoils its row's sum, whatever the keys: only then is it looked for. Lanes 0 and 1 of four look at their two rows.
-__device__ __forceinline__ void report_queries(const AttentionScoresParams& p, u32 item, i32 row, i32 group_head, bool top, bool bottom)
+__device__ __forceinline__ void report_queries(const AttentionScoresParams& p, u32 item, i32 row, i32 group_head, i32 quad, bool top, bool bottom)
 {
-    i32 quad = threadIdx.x % 4;
     row += quad * 8;
     if ((quad == 0 && top) || (quad == 1 && bottom))
         if (row_has_non_finite(load_address(item + ITEM_QUERIES) + 2 * (row * p.queries.token_stride + group_head * p.queries.head_stride)))
@@ -272,28 +266,24 @@ __device__ __forceinline__ void report_queries(const AttentionScoresParams& p, u
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper(const __grid_constant__ AttentionScoresParams p)
 {
     i32 thread = threadIdx.x, lane = thread % 32, quad = lane % 4, warp = __shfl_sync(0xffffffff, thread / 32, 0), group = warp / GROUP_WARPS;
-    i32 first_column = warp / 4 % 2 * HALF;                      // of its half of a tile's columns
-    i32 tile_row = warp % 4 * WARP_ROWS + lane / 4;             // the first of the lane's two rows in a tile
-    i32 copy_row = warp % GROUP_WARPS * 8 + lane / 4;           // the one it copies
+    i32 tile_row = warp % GROUP_WARPS * WARP_ROWS + lane / 4;   // the first of the lane's two rows in a tile
     u32 base = shared_base(), queries_at = base + QUERIES_AT + group * 2 * QUERIES_BYTES;
     u32 items_at = base + ITEMS_AT + warp * 2 * ITEM_BYTES;
 
     if (thread == 0)
-    {
-        store_shared_x2(base + STRIDE_AT, {gridDim.x / (u32)p.kv_heads, gridDim.x % (u32)p.kv_heads});
         for (i32 i = 0; i < 2; i++)
         {
             mbarrier_init(base + TURN + i * 8, 2 * GROUP_WARPS);
             mbarrier_init(base + KEYS_READY + i * 8, THREADS);
             mbarrier_init(base + SUMS_READY + i * 8, WARPS);
         }
-    }
     __syncthreads();
 
+    i32 grid_chunks = gridDim.x / p.kv_heads, grid_heads = gridDim.x % p.kv_heads;   // from an item to the block's next
     find_item(p, blockIdx.x / p.kv_heads, blockIdx.x % p.kv_heads, items_at, lane);
     {
         i32 count = (i32)load_shared(items_at + ITEM_COUNT);
-        copy_queries(p, items_at, count, first_tile(count, group), copy_row, quad, queries_at);
+        copy_queries(p, items_at, count, first_tile(count, group), tile_row, quad, queries_at);
         for (i32 part = 0; part < KEY_PARTS; part++)
             copy_keys(p, items_at, base, part, thread);
         cp_async_commit();
@@ -315,7 +305,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
     {
         i32 buffer = round & 1, next = index + gridDim.x;
         u32 next_keys = base + (buffer ^ 1) * KEYS_BYTES;
-        u32 keys = first_step(base + buffer * KEYS_BYTES + first_column * SLAB_ROW);
+        u32 keys = first_step(base + buffer * KEYS_BYTES);
         u32 item = items_at + buffer * ITEM_BYTES, next_item = items_at + (buffer ^ 1) * ITEM_BYTES;
         i32 count = (i32)load_shared(item + ITEM_COUNT);
         // Of `steps` the first `half` copy the next item's keys, and as many at the end look at them.
@@ -346,13 +336,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
             // While they run: the next tile, then some more of the next item's keys.
             bool last = s == steps - 1, more = next < p.items;
             if (!last)
-                copy_queries(p, item, count, tile_after(tile, count), copy_row, quad, next_queries);
+                copy_queries(p, item, count, tile_after(tile, count), tile_row, quad, next_queries);
             if (more && s < half)
             {
                 if (s == 0)
                 {
-                    u32x2 stride = load_shared_x2(base + STRIDE_AT), at = load_shared_x2(item + ITEM_CHUNK);
-                    i32 chunk = (i32)(at.x + stride.x), head = (i32)(at.y + stride.y);
+                    i32 chunk = (i32)load_shared(item + ITEM_CHUNK) + grid_chunks, head = (i32)load_shared(item + ITEM_HEAD) + grid_heads;
                     find_item(p, head < p.kv_heads ? chunk : chunk + 1, head < p.kv_heads ? head : head - p.kv_heads, next_item, lane);
                 }
 #pragma unroll 1
@@ -374,7 +363,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
                     fence_async_proxy();
                     mbarrier_arrive(base + KEYS_READY + (buffer ^ 1) * 8);
                     i32 next_count = (i32)load_shared(next_item + ITEM_COUNT);
-                    copy_queries(p, next_item, next_count, first_tile(next_count, group), copy_row, quad, next_queries);
+                    copy_queries(p, next_item, next_count, first_tile(next_count, group), tile_row, quad, next_queries);
                 }
             }
 
@@ -386,32 +375,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
             if (last && lane == 0)
                 mbarrier_arrive(base + TURN + (group ^ 1) * 8);
 
-            // The upper row's maximum; its exponentials beside the lower one's maximum; the lower one's exponentials: branches keep this order.
+            // The upper row's maximum; its exponentials beside the lower one's maximum; its columns beside the lower one's exponentials: branches keep this order.
+            i32 left = tile.head < p.group ? count - tile.row - tile_row : 0;
             if (count < COLUMNS)
-                mask_columns<0>(logits, count - first_column - quad * 2);
+                mask_columns<0>(logits, count - quad * 2);
             float top = -p.logit_scale * row_maximum<0>(logits);
             if (count < COLUMNS)
-                mask_columns<1>(logits, count - first_column - quad * 2);
+                mask_columns<1>(logits, count - quad * 2);
             float bottom = -p.logit_scale * row_maximum<1>(logits);
             float top_sum = exponentials<0>(logits, p.logit_scale, top);
             if (more || !last)
                 cp_async_commit();
+            add_columns<0>(sums, logits, left > 0 ? reciprocal_approx(top_sum) : 0);
             float bottom_sum = exponentials<1>(logits, p.logit_scale, bottom);
-
-            // Two warps have the halves of a row, each with a maximum of its own: what they add up to is relative to the larger one.
-            u32 own = base + EXCHANGE_AT + (warp * WARP_ROWS + lane / 4) * 8, other = own ^ (4 * WARP_ROWS * 8);
-            if (quad == 0)
-            {
-                store_shared_x2(own, {__float_as_uint(top), __float_as_uint(top_sum)});
-                store_shared_x2(own + 8 * 8, {__float_as_uint(bottom), __float_as_uint(bottom_sum)});
-            }
-            named_barrier(1 + group * 4 + warp % 4, 64);
-            i32 left = tile.head < p.group ? count - tile.row - tile_row : 0;
-            bool alone = count <= HALF;   // nothing is in the other half
-            top = weight(top, top_sum, load_shared_x2(other), alone);
-            bottom = weight(bottom, bottom_sum, load_shared_x2(other + 8 * 8), alone);
-            if (__any_sync(0xffffffff, !is_finite(top + bottom)) && first_column == 0)
-                report_queries(p, item, count - left, tile.head, left > 0 && !is_finite(top), left > 8 && !is_finite(bottom));
+            if (__any_sync(0xffffffff, !is_finite(top_sum + bottom_sum)))
+                report_queries(p, item, tile.row + tile_row, tile.head, quad, left > 0 && !is_finite(top_sum), left > 8 && !is_finite(bottom_sum));
 
             // The next tile's queries, and keys, have had the products and the exponentials to arrive.
             cp_async_wait<0>();
@@ -419,27 +397,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
             __syncwarp();
             if (lane == 0)
                 mbarrier_arrive(base + TURN + group * 8);
-            add_columns<0>(sums, logits, left > 0 ? top : 0);
-            add_columns<1>(sums, logits, left > 8 ? bottom : 0);
+            add_columns<1>(sums, logits, left > 8 ? reciprocal_approx(bottom_sum) : 0);
             tile = tile_after(tile, count);
         }
 
         // Columns: over a warp's rows, then over the warps, by the group that came last.
-        u32 sums_at = base + SUMS_AT + buffer * (WARPS * HALF * 4), sums_ready = base + SUMS_READY + buffer * 8;
+        u32 sums_at = base + SUMS_AT + buffer * WARPS * COLUMNS * 4, sums_ready = base + SUMS_READY + buffer * 8;
         fold_columns<N_TILES / 2>(sums, lane, 16);
         fold_columns<N_TILES / 4>(sums, lane, 8);
-        if constexpr (FOLDS == 3)
-            fold_columns<N_TILES / 8>(sums, lane, 4);
+        fold_columns<N_TILES / 8>(sums, lane, 4);
 #pragma unroll
-        for (i32 n = 0; n < KEPT; n++)
-        {
-            if constexpr (FOLDS == 2)
-                for (i32 c = 0; c < 2; c++)
-                    sums[n][c] += __shfl_xor_sync(0xffffffff, sums[n][c], 4);
-            if (FOLDS == 3 || (lane & 4) == 0)
-                store_shared_x2(sums_at + ((group * 4 + warp % 4) * COLUMNS + first_column + (lane >> (5 - FOLDS)) * KEPT * 8 + n * 8 + quad * 2) * 4,
-                    {__float_as_uint(sums[n][0]), __float_as_uint(sums[n][1])});
-        }
+        for (i32 n = 0; n < N_TILES / 8; n++)
+            store_shared_x2(sums_at + (warp * COLUMNS + (lane / 4 * (N_TILES / 8) + n) * 8 + quad * 2) * 4, {__float_as_uint(sums[n][0]), __float_as_uint(sums[n][1])});
         __syncwarp();
         if (lane == 0)
             mbarrier_arrive(sums_ready);
@@ -450,7 +419,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
             for (i32 j = thread - GROUP_WARPS * 32; j < count; j += GROUP_WARPS * 32)
             {
                 float sum = 0;
-                for (i32 w = 0; w < WARPS / 2; w++)
+                for (i32 w = 0; w < WARPS; w++)
                     sum += load_shared_f32(sums_at + (w * COLUMNS + j) * 4);
                 scores[(i64)j * p.kv_heads] = sum * p.reduction;
             }

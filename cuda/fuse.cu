@@ -204,13 +204,14 @@ __device__ __forceinline__ Statistics statistics_of(const FuseParams& p, const P
     return {high, (float)(mean - high), varies ? (float)(1 / (deviation > p.deviation_floor ? deviation : p.deviation_floor)) : 0, 0};
 }
 
+// Zeros outside the scored tokens, where nothing was written.
 struct Tile { float x[THREAD_TOKENS]; };
-__device__ __forceinline__ Tile load_tile(const float* from, const Strand& s)
+__device__ __forceinline__ Tile load_tile(const float* from, const Strand& s, const Range& scored)
 {
     Tile tile;
 #pragma unroll
     for (i32 k = 0; k < THREAD_TOKENS; k++)
-        tile.x[k] = s.has(k) ? from[s.at(k)] : 0;
+        tile.x[k] = s.has(k) && s.token(k) >= scored.begin && s.token(k) < scored.end ? from[s.at(k)] : 0;
     return tile;
 }
 
@@ -221,7 +222,7 @@ __device__ __forceinline__ Tile load_pooled(const FuseParams& p, const Span& spa
     const float *scores = (const float*)p.attention.raw, *norms = (const float*)p.value_norms;
     Tile tile;
     if (half == 0 && !norms)
-        return load_tile(scores, s);
+        return load_tile(scores, s, scored);
     if (half <= 1 && half * heads <= POOL_REACH)
     {
         // The tile's words and those of a token on both sides pass through shared memory, in their own order, zeros where nothing is scored. Float32 rounds three terms by 2^-23.
@@ -284,7 +285,7 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_statistics(co
     Row row = row_of(p.segments.pairs, tile.span, tile.sequence, place.head);
     Range scored = scored_tokens(p, row.length);
     Strand s = strand_of(term, tile, place, row, scored);
-    Tile own = attention ? load_pooled(p, tile.span, place, s, scored) : load_tile((const float*)term.raw, s);
+    Tile own = attention ? load_pooled(p, tile.span, place, s, scored) : load_tile((const float*)term.raw, s, scored);
     Sum sum = {0, 0, 0};
 #pragma unroll
     for (i32 k = 0; k < THREAD_TOKENS; k++)
@@ -365,9 +366,9 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) fuse_scores(const 
     bool digits = p.segments.histograms != 0, with_attention = p.attention.raw != 0, with_leverage = p.leverage.raw != 0;
     Tile a = {}, o = {};
     if (with_attention)
-        a = load_tile((const float*)p.scores, s);   // outside the scored tokens nothing was written, and nothing is used
+        a = load_tile((const float*)p.scores, s, scored);
     if (with_leverage)
-        o = load_tile((const float*)p.leverage.raw, s);
+        o = load_tile((const float*)p.leverage.raw, s, scored);
     Normalization scope_a = {}, scope_o = {};
     if (with_attention)
         scope_a = normalization_of(p.attention, p.segments.pairs.heads, g.sequence, head, scored);

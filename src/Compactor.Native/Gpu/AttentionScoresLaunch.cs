@@ -17,7 +17,7 @@ internal static class AttentionScoresLaunch
     public static LaunchShape Shape(int chunks, int kvHeads, int dim, ElementType type, int chunk, in GpuLimits limits)
     {
         if (IsHopper(dim, type, chunk, limits))
-            return new(Math.Min(checked(chunks * kvHeads), limits.Multiprocessors), 512, HopperSharedBytes(dim, 64 * Warps(chunk)));
+            return new(Math.Min(checked(chunks * kvHeads), limits.Multiprocessors), 256, HopperSharedBytes(dim, 64 * Warps(chunk)));
         var (groups, rows) = Tiles(dim, type, chunk, limits);
         return new(checked(chunks * kvHeads), 32 * Warps(chunk) * groups, SharedBytes(dim, type, chunk, IsResident(dim, type, chunk, limits), groups, rows));
     }
@@ -25,8 +25,8 @@ internal static class AttentionScoresLaunch
     /// <summary>16-bit elements, D 64 or 128, chunks of at most 256: what the kernel for sm_90a is written for.</summary>
     private static bool IsHopper(int dim, ElementType type, int chunk, in GpuLimits limits) => limits.HopperKernels && type.Size() == 2 && dim is (64 or 128) && chunk <= 256;
 
-    /// <summary>Two buffers of keys, two tiles of queries of both groups, two buffers of column sums, what halves of rows exchange, 6 barriers, two items a warp, the way to the next.</summary>
-    private static int HopperSharedBytes(int dim, int columns) => 2 * columns * 2 * dim + 4 * 64 * 2 * dim + 2 * 8 * columns * 4 + 16 * 16 * 8 + 8 * 6 + 16 * 2 * 32 + 8;
+    /// <summary>Two buffers of keys, two tiles of queries of both groups, two buffers of column sums, 6 barriers, two items a warp.</summary>
+    private static int HopperSharedBytes(int dim, int columns) => 2 * columns * 2 * dim + 4 * 64 * 2 * dim + 2 * 8 * columns * 4 + 8 * 6 + 8 * 2 * 32;
 
     private static bool IsResident(int dim, ElementType type, int chunk, in GpuLimits limits) =>
         SharedBytes(dim, type, chunk, resident: true, groups: 1, MostRows(type)) <= limits.SharedBytesPerBlock;

@@ -6,7 +6,7 @@
 #include "attention_scores_hopper.cu"
 
 #define KERNEL attention_scores_hopper
-constexpr u32 SHARED = 2 * COLUMNS * 2 * D + 4 * 64 * 2 * D + 2 * 8 * COLUMNS * 4 + 16 * 16 * 8 + 8 * 6 + 16 * 2 * 32 + 8;
+constexpr u32 SHARED = 2 * COLUMNS * 2 * D + 4 * 64 * 2 * D + 2 * 8 * COLUMNS * 4 + 8 * 6 + 8 * 2 * 32;
 static u32 grid(i32 items) { return items < 3 ? (u32)items : 3; }
 
 #include "attention_scores.hpp"
