@@ -246,8 +246,8 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const LaneKeys& 
 #pragma unroll
     for (i32 piece = 0; piece < PIECES; piece++)
     {
-        if (D <= 64 && piece > 0)
-            __syncwarp();   // ptxas would load all of a short row's Phi at once, and spill
+        if ((D <= 64 || WARPS == 4) && piece > 0)
+            __syncwarp();   // ptxas would load the Phi of several pieces at once, and spill
         if (piece + 1 < PIECES)
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)
