@@ -14,12 +14,12 @@
 // * Turns. The tensor cores belong to one group at a time (an mbarrier each way): without that, both would multiply at half the rate and then both take exponentials.
 //   A turn is handed over with 1/8 of the products left. Copies and addresses are worked out while the own products run. A producer warp would cost what it saves:
 //   nine warps of an SM leave 168 registers each.
-// * Two warps a scheduler hide little of each other, so instructions and their order count: 930 a tile and 90 more for its share of an item; 640 are maximum, exponent,
-//   exponential, sum and column of 128 logits. What is rare (columns beyond the chunk, rows that are not finite) is behind branches, and no step divides.
-//   Of a thread's two rows the maximum of the first comes before the exponentials, 16 a cycle and SM, 1024 cycles of a tile; the columns of the second after.
-//   On an H200 (driver 580, NVRTC 13.0): 1072 us for L8 with queries by bulk copies and ldmatrix and 1617 instructions; 625 us with this shape, 4330 cycles for a group's tile:
-//   1400 from the first product to the wait for the last (copies and addresses took longer than the 1024 of the products), exponentials at one in 15 cycles. Since then the
-//   first has lost 300 cycles and the second should take 10: 3000 cycles for two tiles, 440 us (target 525).
+// * Two warps a scheduler hide little of each other, so instructions count: 930 a tile and 90 more for its share of an item; 640 are maximum, exponent, exponential, sum
+//   and column of 128 logits. What is rare (columns beyond the chunk, rows that are not finite) is behind branches, and no step divides.
+//   Exponentials, 16 a cycle and SM, are 1024 of a tile's cycles; the maximum of the first of a thread's two rows comes before, 190, and the columns of the second after,
+//   with sums, reciprocal and the turn 230. Products 1024: a group's tile takes 2470 cycles, two tiles 2470 instead of 2048, and the most an SM has of L8 is 512 tiles,
+//   632,000 cycles. Prediction: 365 us at 1.75 GHz, 440 us at the clock that the floor was measured at (target 525).
+// Measured on an H200 (driver 580, NVRTC 13.0), with the tests of attention_scores: 625 us. A first version (queries by bulk copies and ldmatrix, 1617 instructions a tile): 1072 us.
 //
 // Launch: grid min(items, multiprocessors), block 256, where (all integer division)
 //     COLUMNS = 64·ceil(C / 64);  shared = 2·COLUMNS·2·D + 4·64·2·D + 2·8·COLUMNS·4 + 8·6 + 8·2·32: 213,552 bytes for C 256, D 128
@@ -40,7 +40,6 @@ constexpr i32 ROW_BYTES = D * 2, UNITS = ROW_BYTES / 16;
 constexpr i32 SLAB_ROW = 128;                                     // rows are stored 64 elements of each, then the next 64
 constexpr i32 KEYS_BYTES = COLUMNS * ROW_BYTES, QUERIES_BYTES = M * ROW_BYTES, WARP_ROWS = 16;
 constexpr i32 KEY_ROWS = THREADS / UNITS, KEY_PASSES = COLUMNS / KEY_ROWS;   // a pass: 16 bytes a thread
-constexpr i32 PASSES = KEY_PASSES % 4 == 0 ? 4 : 2, KEY_PARTS = KEY_PASSES / PASSES;
 
 constexpr i32 QUERIES_AT = 2 * KEYS_BYTES, SUMS_AT = QUERIES_AT + GROUPS * 2 * QUERIES_BYTES;
 constexpr i32 BARRIERS_AT = SUMS_AT + 2 * WARPS * COLUMNS * 4;
@@ -60,32 +59,42 @@ struct AttentionScoresParams
     i32 items;                      // chunks · Hkv
 };
 
-// An item, as every warp keeps two of them in shared memory: addresses of the chunk's first token, of the KV head's keys and of its first query head; the chunk's first
-// token in the batch and how many; the chunk and the head.
-constexpr i32 ITEM_KEYS = 0, ITEM_QUERIES = 8, ITEM_FIRST = 16, ITEM_COUNT = 20, ITEM_CHUNK = 24, ITEM_HEAD = 28;
-
-__device__ __forceinline__ const u8* load_address(u32 at)
+// An item, as every warp keeps two of them in shared memory: addresses of the chunk's first token, of the KV head's keys and of its first query head.
+struct Item
 {
-    u32x2 x = load_shared_x2(at);
-    return (const u8*)((u64)x.y << 32 | x.x);
+    u64 keys, queries;
+    i32 first, count;               // the chunk's first token in the batch, and how many
+};
+
+// A tile's first row within the chunk, and its query head within the group.
+struct Tile { i32 row, head; };
+
+__device__ __forceinline__ Chunk chunk_of(const AttentionScoresParams& p, i32 index)
+{
+    return find_chunk(p.cu_seqlens, p.chunk_starts, p.sequences, index / p.kv_heads, CHUNK, p.skip_first, p.skip_last);
 }
 
-__device__ __forceinline__ void find_item(const AttentionScoresParams& p, i32 index, i32 head, u32 to, i32 lane)
+__device__ __forceinline__ void find_item(const AttentionScoresParams& p, i32 index, u32 to, i32 lane)
 {
-    Chunk chunk = find_chunk(p.cu_seqlens, p.chunk_starts, p.sequences, index, CHUNK, p.skip_first, p.skip_last);
+    Chunk chunk = chunk_of(p, index);
+    i32 head = index % p.kv_heads;
     u64 keys = p.keys.address + tensor_offset(p.keys, chunk.sequence, chunk.start, chunk.token, head, 2);
     u64 queries = p.queries.address + tensor_offset(p.queries, chunk.sequence, chunk.start, chunk.token, head * p.group, 2);
     __syncwarp();
     if (lane == 0)
     {
         store_shared_x4(to, {(u32)keys, (u32)(keys >> 32), (u32)queries, (u32)(queries >> 32)});
-        store_shared_x4(to + ITEM_FIRST, {(u32)(chunk.start + chunk.token), (u32)chunk.count, (u32)index, (u32)head});
+        store_shared_x2(to + 16, {(u32)(chunk.start + chunk.token), (u32)chunk.count});
     }
     __syncwarp();
 }
 
-// A tile's first row within the chunk, and its query head within the group.
-struct Tile { i32 row, head; };
+__device__ __forceinline__ Item load_item(u32 at)
+{
+    u32x4 x = load_shared_x4(at);
+    u32x2 y = load_shared_x2(at + 16);
+    return {(u64)x.y << 32 | x.x, (u64)x.w << 32 | x.z, (i32)y.x, (i32)y.y};
+}
 
 __device__ __forceinline__ void wait(u32 mbarrier, i32 parity)
 {
@@ -102,42 +111,48 @@ __device__ __forceinline__ u32 first_step(u32 at) { return 1 << 16 | (at & 0x3ff
 template <i32 Rows> __device__ __forceinline__ constexpr u32 step_offset(i32 k) { return (u32)(k / 4 * Rows * SLAB_ROW + k % 4 * 32) / 16; }
 __device__ __forceinline__ u64 descriptor(u32 low) { return (u64)(1 << 30 | 1024 >> 4) << 32 | low; }
 
-// A part of an item's keys, zeros beyond the last.
-__device__ __forceinline__ void copy_keys(const AttentionScoresParams& p, u32 item, u32 to, i32 part, i32 thread)
+// Passes [begin, end) of an item's keys, zeros beyond the last.
+__device__ __forceinline__ void copy_keys(const AttentionScoresParams& p, const Item& item, u32 to, i32 begin, i32 end, i32 thread)
 {
-    i32 row = part * (PASSES * KEY_ROWS) + thread / UNITS, left = (i32)load_shared(item + ITEM_COUNT) - row;
-    i64 pass_bytes = KEY_ROWS * 2 * p.keys.token_stride;
-    const u8* from = load_address(item + ITEM_KEYS) + row * (2 * p.keys.token_stride) + thread % UNITS * 16;
+    i32 row = begin * KEY_ROWS + thread / UNITS;
+    const u8* from = (const u8*)item.keys + row * (2 * p.keys.token_stride) + thread % UNITS * 16;
     to += unit_offset<COLUMNS>(row, thread % UNITS);
-#pragma unroll
-    for (i32 pass = 0; pass < PASSES; pass++, from += pass_bytes)
-        cp_async_16(to + pass * (KEY_ROWS * SLAB_ROW), from, pass * KEY_ROWS < left ? 16 : 0);
+#pragma unroll 1
+    for (i32 pass = begin; pass < end; pass++)
+    {
+        cp_async_16(to, from, row < item.count ? 16 : 0);
+        row += KEY_ROWS;
+        from += KEY_ROWS * 2 * p.keys.token_stride;
+        to += KEY_ROWS * SLAB_ROW;
+    }
 }
 
-// What this thread has copied of it, and waited for.
-__device__ __forceinline__ void look_at_keys(const AttentionScoresParams& p, u32 item, u32 at, i32 part, i32 thread)
+// They have arrived: looked at by who copied them, then shown to wgmma.
+__device__ __forceinline__ void land_keys(const AttentionScoresParams& p, const Item& item, i32 index, u32 at, u32 ready, i32 thread)
 {
-    i32 row = part * (PASSES * KEY_ROWS) + thread / UNITS;
-    at += unit_offset<COLUMNS>(row, thread % UNITS);
+    cp_async_wait<0>();
+    at += unit_offset<COLUMNS>(thread / UNITS, thread % UNITS);
     bool bad = false;
-#pragma unroll
-    for (i32 pass = 0; pass < PASSES; pass++)
+#pragma unroll 4
+    for (i32 pass = 0; pass < KEY_PASSES; pass++)
     {
         u32x4 x = load_shared_x4(at + pass * (KEY_ROWS * SLAB_ROW));
         bad |= has_non_finite(x.x) | has_non_finite(x.y) | has_non_finite(x.z) | has_non_finite(x.w);
     }
     if (bad)
 #pragma unroll 1
-        for (i32 pass = 0; pass < PASSES; pass++)
+        for (i32 pass = 0; pass < KEY_PASSES; pass++)
             if (has_non_finite(load_shared_x4(at + pass * (KEY_ROWS * SLAB_ROW))))
-                report(p.status, STATUS_NON_FINITE_KEY, (i32)load_shared(item + ITEM_FIRST) + row + pass * KEY_ROWS, (i32)load_shared(item + ITEM_HEAD));
+                report(p.status, STATUS_NON_FINITE_KEY, item.first + pass * KEY_ROWS + thread / UNITS, index % p.kv_heads);
+    fence_async_proxy();
+    mbarrier_arrive(ready);
 }
 
 // Two rows of a tile, 8 apart, 64 bytes of each at a time by four lanes; zeros beyond the chunk's or the group's end.
-__device__ __forceinline__ void copy_queries(const AttentionScoresParams& p, u32 item, i32 count, Tile tile, i32 tile_row, i32 quad, u32 to)
+__device__ __forceinline__ void copy_queries(const AttentionScoresParams& p, const Item& item, Tile tile, i32 tile_row, i32 quad, u32 to)
 {
-    i32 row = tile.row + tile_row, left = tile.head < p.group ? count - row : 0;
-    const u8* top = load_address(item + ITEM_QUERIES) + 2 * (row * p.queries.token_stride + tile.head * p.queries.head_stride) + quad * 16;
+    i32 row = tile.row + tile_row, left = tile.head < p.group ? item.count - row : 0;
+    const u8* top = (const u8*)item.queries + 2 * (row * p.queries.token_stride + tile.head * p.queries.head_stride) + quad * 16;
     const u8* bottom = top + 8 * 2 * p.queries.token_stride;
     u32 top_bytes = left > 0 ? 16 : 0, bottom_bytes = left > 8 ? 16 : 0;
     u32 even = to + unit_offset<M>(tile_row, quad), odd = even ^ 64;
@@ -216,15 +231,15 @@ template <i32 Row> __device__ __forceinline__ float row_maximum(f32x4 (&logits)[
 // Logits become exponentials; their sum.
 template <i32 Row> __device__ __forceinline__ float exponentials(f32x4 (&logits)[N_TILES], float scale, float offset)
 {
-    float even = 0, odd = 0;   // of independent sums one addition goes between two exponentials
+    float sum = 0;
 #pragma unroll
     for (i32 n = 0; n < N_TILES; n++)
     {
         float &x = first<Row>(logits[n]), &y = second<Row>(logits[n]);
-        even += x = exp2_approx(fmaf(x, scale, offset));
-        odd += y = exp2_approx(fmaf(y, scale, offset));
+        x = exp2_approx(fmaf(x, scale, offset));
+        y = exp2_approx(fmaf(y, scale, offset));
+        sum += x + y;
     }
-    float sum = even + odd;
     for (i32 mask = 1; mask <= 2; mask *= 2)
         sum += __shfl_xor_sync(0xffffffff, sum, mask);
     return sum;
@@ -255,12 +270,13 @@ template <i32 Half> __device__ __forceinline__ void fold_columns(float (&sums)[N
 }
 
 // A query that is not finite spoils its row's sum, whatever the keys: only then is it looked for. Lanes 0 and 1 of four look at their two rows.
-__device__ __forceinline__ void report_queries(const AttentionScoresParams& p, u32 item, i32 row, i32 group_head, i32 quad, bool top, bool bottom)
+__device__ __forceinline__ void report_queries(const AttentionScoresParams& p, i32 index, i32 row, i32 group_head, bool top, bool bottom)
 {
-    row += quad * 8;
+    Chunk chunk = chunk_of(p, index);
+    i32 quad = threadIdx.x % 4, head = index % p.kv_heads * p.group + group_head, token = chunk.token + row + quad * 8;
     if ((quad == 0 && top) || (quad == 1 && bottom))
-        if (row_has_non_finite(load_address(item + ITEM_QUERIES) + 2 * (row * p.queries.token_stride + group_head * p.queries.head_stride)))
-            report(p.status, STATUS_NON_FINITE_QUERY, (i32)load_shared(item + ITEM_FIRST) + row, (i32)load_shared(item + ITEM_HEAD) * p.group + group_head);
+        if (row_has_non_finite((const u8*)p.queries.address + tensor_offset(p.queries, chunk.sequence, chunk.start, token, head, 2)))
+            report(p.status, STATUS_NON_FINITE_QUERY, chunk.start + token, head);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper(const __grid_constant__ AttentionScoresParams p)
@@ -271,27 +287,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
     u32 items_at = base + ITEMS_AT + warp * 2 * ITEM_BYTES;
 
     if (thread == 0)
+    {
         for (i32 i = 0; i < 2; i++)
         {
             mbarrier_init(base + TURN + i * 8, 2 * GROUP_WARPS);
             mbarrier_init(base + KEYS_READY + i * 8, THREADS);
             mbarrier_init(base + SUMS_READY + i * 8, WARPS);
         }
+        fence_async_proxy();
+    }
     __syncthreads();
 
-    i32 grid_chunks = gridDim.x / p.kv_heads, grid_heads = gridDim.x % p.kv_heads;   // from an item to the block's next
-    find_item(p, blockIdx.x / p.kv_heads, blockIdx.x % p.kv_heads, items_at, lane);
+    find_item(p, blockIdx.x, items_at, lane);
     {
-        i32 count = (i32)load_shared(items_at + ITEM_COUNT);
-        copy_queries(p, items_at, count, first_tile(count, group), tile_row, quad, queries_at);
-        for (i32 part = 0; part < KEY_PARTS; part++)
-            copy_keys(p, items_at, base, part, thread);
+        Item item = load_item(items_at);
+        copy_keys(p, item, base, 0, KEY_PASSES, thread);
+        copy_queries(p, item, first_tile(item.count, group), tile_row, quad, queries_at);
         cp_async_commit();
-        cp_async_wait<0>();
-        for (i32 part = 0; part < KEY_PARTS; part++)
-            look_at_keys(p, items_at, base, part, thread);
-        fence_async_proxy();
-        mbarrier_arrive(base + KEYS_READY);   // keys and queries: everybody waits for both
+        land_keys(p, item, blockIdx.x, base, base + KEYS_READY, thread);   // and these queries
+        __syncwarp();
         if (lane == 0)
         {
             mbarrier_arrive(base + TURN + group * 8);
@@ -306,10 +320,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
         i32 buffer = round & 1, next = index + gridDim.x;
         u32 next_keys = base + (buffer ^ 1) * KEYS_BYTES;
         u32 keys = first_step(base + buffer * KEYS_BYTES);
-        u32 item = items_at + buffer * ITEM_BYTES, next_item = items_at + (buffer ^ 1) * ITEM_BYTES;
-        i32 count = (i32)load_shared(item + ITEM_COUNT);
-        // Of `steps` the first `half` copy the next item's keys, and as many at the end look at them.
-        i32 steps = ceil_div(p.group * ceil_div(count, M), GROUPS), half = max(steps / 2, 1), parts = ceil_div(KEY_PARTS, half);
+        i32 count = load_item(items_at + buffer * ITEM_BYTES).count;
+        i32 steps = ceil_div(p.group * ceil_div(count, M), GROUPS), passes = ceil_div(KEY_PASSES, max(steps - 1, 1));
         Tile tile = first_tile(count, group);
         wait(base + KEYS_READY + buffer * 8, round >> 1);
 
@@ -335,35 +347,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
 
             // While they run: the next tile, then some more of the next item's keys.
             bool last = s == steps - 1, more = next < p.items;
+            u32 next_item = items_at + (buffer ^ 1) * ITEM_BYTES;
             if (!last)
-                copy_queries(p, item, count, tile_after(tile, count), tile_row, quad, next_queries);
-            if (more && s < half)
+            {
+                copy_queries(p, load_item(items_at + buffer * ITEM_BYTES), tile_after(tile, count), tile_row, quad, next_queries);
+                cp_async_commit();
+            }
+            if (more)
             {
                 if (s == 0)
-                {
-                    i32 chunk = (i32)load_shared(item + ITEM_CHUNK) + grid_chunks, head = (i32)load_shared(item + ITEM_HEAD) + grid_heads;
-                    find_item(p, head < p.kv_heads ? chunk : chunk + 1, head < p.kv_heads ? head : head - p.kv_heads, next_item, lane);
-                }
-#pragma unroll 1
-                for (i32 part = s * parts; part < min((s + 1) * parts, KEY_PARTS); part++)
-                    copy_keys(p, next_item, next_keys, part, thread);
-            }
-            if (more && s >= steps - half)
-            {
-                if (steps == 1)
-                {
-                    cp_async_commit();
-                    cp_async_wait<0>();
-                }
-#pragma unroll 1
-                for (i32 part = (s - steps + half) * parts; part < min((s - steps + half + 1) * parts, KEY_PARTS); part++)
-                    look_at_keys(p, next_item, next_keys, part, thread);
+                    find_item(p, next, next_item, lane);
+                Item item = load_item(next_item);
+                copy_keys(p, item, next_keys, s * passes, min(s * passes + passes, KEY_PASSES), thread);
                 if (last)
                 {
-                    fence_async_proxy();
-                    mbarrier_arrive(base + KEYS_READY + (buffer ^ 1) * 8);
-                    i32 next_count = (i32)load_shared(next_item + ITEM_COUNT);
-                    copy_queries(p, next_item, next_count, first_tile(next_count, group), tile_row, quad, next_queries);
+                    cp_async_commit();
+                    land_keys(p, item, next, next_keys, base + KEYS_READY + (buffer ^ 1) * 8, thread);
+                    copy_queries(p, item, first_tile(item.count, group), tile_row, quad, next_queries);
+                    cp_async_commit();
                 }
             }
 
@@ -384,15 +385,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
                 mask_columns<1>(logits, count - quad * 2);
             float bottom = -p.logit_scale * row_maximum<1>(logits);
             float top_sum = exponentials<0>(logits, p.logit_scale, top);
-            if (more || !last)
+            if (more && !last)
                 cp_async_commit();
             add_columns<0>(sums, logits, left > 0 ? reciprocal_approx(top_sum) : 0);
             float bottom_sum = exponentials<1>(logits, p.logit_scale, bottom);
             if (__any_sync(0xffffffff, !is_finite(top_sum + bottom_sum)))
-                report_queries(p, item, tile.row + tile_row, tile.head, quad, left > 0 && !is_finite(top_sum), left > 8 && !is_finite(bottom_sum));
+                report_queries(p, index, tile.row + tile_row, tile.head, left > 0 && !is_finite(top_sum), left > 8 && !is_finite(bottom_sum));
 
-            // The next tile's queries, and keys, have had the products and the exponentials to arrive.
-            cp_async_wait<0>();
+            // The next tile's queries have had the products and the exponentials to arrive; keys may take longer.
+            if (more && !last)
+                cp_async_wait<1>();
+            else
+                cp_async_wait<0>();
             fence_async_proxy();
             __syncwarp();
             if (lane == 0)
@@ -415,7 +419,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
         if (group == 1)
         {
             wait(sums_ready, round >> 1);
-            float* scores = (float*)p.scores + (i64)(i32)load_shared(item + ITEM_FIRST) * p.kv_heads + (i32)load_shared(item + ITEM_HEAD);
+            float* scores = (float*)p.scores + (i64)load_item(items_at + buffer * ITEM_BYTES).first * p.kv_heads + index % p.kv_heads;
             for (i32 j = thread - GROUP_WARPS * 32; j < count; j += GROUP_WARPS * 32)
             {
                 float sum = 0;
