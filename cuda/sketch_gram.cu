@@ -69,7 +69,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_gram(co
         if (token < part.count)
         {
             sketch_transposed(x, p.keys, begin_keys(p.keys, place, part.chunk.start, first + token, end, lane), first + token, end, at + PHI_AT, at + CENTER_AT, lane);
-            prefetch_keys(p.keys, place, part.chunk.start, first + token + TOKENS, end, lane);
             if (__any_sync(0xffffffff, !add_columns(at + PARTS_AT + warp * K * 4, x, tile == 0, lane)))
                 report_keys(p.keys, place, part.chunk.start, first + token, end, p.status, lane);
         }
@@ -77,6 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_gram(co
         if (token < part.count)
             store_sketch<TOKENS>(at, x, warp * N_TILES, lane);
         __syncthreads();
+        prefetch_keys(p.keys, place, part.chunk.start, first + token + TOKENS, end, lane);
         add_gram<TOKENS>(gram, at, ceil_div(left < TOKENS ? left : TOKENS, 16), warp, lane);
     }
     __syncthreads();

@@ -11,7 +11,6 @@ constexpr double TOLERANCE = 2e-5;
 // Fewer tokens than columns and no ridge but its floor, 2^-20 of the mean diagonal: the factor's condition is up to 2^10·sqrt(k), and float32 keeps three digits.
 constexpr double ILL_CONDITIONED = 1e-3;
 constexpr float BIAS = COMPACTOR_ROTARY ? 0 : 300;   // standard deviations: before a rotation, that is
-constexpr u32 SHARED = 4 * K * TOKENS + 40 * K + std::max({2 * D * K + 4 * D, Factor::SharedBytes, 1536 * K_TILES * (K_TILES + 1) / 2});
 
 struct Launched
 {
