@@ -10,16 +10,15 @@
 // while others multiply. X to 2^-17 relative, sums of a part in float32, sums of parts in double.
 //
 // Launch: sketch_center: grid (chunks·Hkv), block 128, no shared memory. sketch_gram: grid (parts·Hkv), block 128, with T = k <= 64 ? 128 : 64,
-//     shared = max(4·k·T + 4·D, 1024·blocks + 4·k) + 16·k + 2·D·k, at most 99 KB.
+//     shared = 16·k + max(4·k·T + 4·D + 2·D·k, 1024·blocks + 4·k), at most 99 KB.
 // Paged: Hkv is 1, sequences are rows. Dense keys: address and strides are multiples of 16 bytes.
 // L8: 38,144 bytes, at most 168 registers, three blocks an SM.
 constexpr int WARPS = 4;
 #include "gram.cuh"
 
 constexpr i32 TOKENS = WARPS * WARP_TOKENS, MIN_BLOCKS = K <= 64 && COMPACTOR_ROTARY == 0 ? 3 : 2;
-// The sums of a part take the place of the tile and the center, and must end before the warps' columns, from which they are made.
-constexpr i32 CENTER_AT = K * TOKENS * 4, CENTER_END = CENTER_AT + CENTER_BYTES, SUMS_END = (GRAM + K) * 4;
-constexpr i32 PARTS_AT = CENTER_END > SUMS_END ? CENTER_END : SUMS_END, PHI_AT = PARTS_AT + COLUMN_PARTS_BYTES;
+// The warps' columns; the tile, the center and Phi, whose place the sums of a part take at the end.
+constexpr i32 PARTS_AT = 0, TILE_AT = PARTS_AT + COLUMN_PARTS_BYTES, CENTER_AT = TILE_AT + K * TOKENS * 4, PHI_AT = CENTER_AT + CENTER_BYTES;
 
 struct SketchCenterParams
 {
@@ -74,14 +73,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_gram(co
         }
         __syncthreads();   // the last tile is used up
         if (token < part.count)
-            store_sketch<TOKENS>(at, x, warp * N_TILES, lane);
+            store_sketch<TOKENS>(at + TILE_AT, x, warp * N_TILES, lane);
         __syncthreads();
         prefetch_keys(p.keys, place, part.chunk.start, first + token + TOKENS, end, lane);
-        add_gram<TOKENS>(gram, at, ceil_div(left < TOKENS ? left : TOKENS, 16), warp, lane);
+        add_gram<TOKENS>(gram, at + TILE_AT, ceil_div(left < TOKENS ? left : TOKENS, 16), warp, lane);
     }
     __syncthreads();
-    meet_gram(at, at + GRAM * 4, at + PARTS_AT, gram, part.count < TOKENS ? ceil_div(part.count, WARP_TOKENS) : WARPS, thread);
+    meet_gram(at + TILE_AT, at + TILE_AT + GRAM * 4, at + PARTS_AT, gram, part.count < TOKENS ? ceil_div(part.count, WARP_TOKENS) : WARPS, thread);
     float* partial = (float*)p.partials + (i64)blockIdx.x * (GRAM + K);
     for (i32 i = thread; i < GRAM + K; i += THREADS)
-        partial[i] = load_shared_f32(at + i * 4);
+        partial[i] = load_shared_f32(at + TILE_AT + i * 4);
 }

@@ -43,7 +43,7 @@ internal static class LeverageLaunch
 
     public static LaunchShape Center(long blocks) => new(checked((int)blocks), PartThreads, 0);
 
-    public static LaunchShape Gram(in SketchedKeys keys, long blocks) => new(checked((int)blocks), PartThreads, TileBytes(keys) + PhiBytes(keys));
+    public static LaunchShape Gram(in SketchedKeys keys, long blocks) => new(checked((int)blocks), PartThreads, GramBytes(keys));
 
     public static LaunchShape Factor(in SketchedKeys keys, long blocks) => new(checked((int)blocks), ChunkThreads, InverseFactorBytes(keys.SketchDim, sizeof(double)) + 8 * keys.SketchDim);
 
@@ -94,8 +94,8 @@ internal static class LeverageLaunch
 
     private static int WarpTokens(int sketchDim) => sketchDim <= 64 ? 32 : 16;
 
-    private static int TileBytes(in SketchedKeys keys) =>
-        Math.Max(4 * keys.SketchDim * PartWarps * WarpTokens(keys.SketchDim) + 4 * keys.Dim, 4 * PartialElements(keys.SketchDim)) + 4 * PartWarps * keys.SketchDim;
+    private static int GramBytes(in SketchedKeys keys) => 4 * PartWarps * keys.SketchDim
+        + Math.Max(4 * keys.SketchDim * PartWarps * WarpTokens(keys.SketchDim) + 4 * keys.Dim + PhiBytes(keys), 4 * PartialElements(keys.SketchDim));
 
     private static int PhiBytes(in SketchedKeys keys) => 2 * keys.Dim * keys.SketchDim;
 }

@@ -68,7 +68,7 @@ public:
         g.centers = centers;
         g.partials = partials.address();
         g.status = status_.address();
-        LAUNCH(first_read::sketch_gram, {parts()}, {THREADS}, (u32)(std::max(4 * K * (K <= 64 ? 128 : 64) + 4 * D, 2 * K * (K + 3)) + 16 * K + 2 * D * K), g);
+        LAUNCH(first_read::sketch_gram, {parts()}, {THREADS}, (u32)(16 * K + std::max(4 * K * (K <= 64 ? 128 : 64) + 4 * D + 2 * D * K, 4 * (GRAM + K))), g);
 
         factorise::FactorParams f{};
         f.cu_seqlens = c_.batch.cu_seqlens.address();

@@ -141,7 +141,7 @@ int main()
             check(Batch({600, 0, 65, 1300, 1, 513}, 3, true), false, {400, 900}, kind, 40, seed + 8);
             check(Batch({600, 40}, 2, false), false, {0, 5}, kind, 0, seed + 10);                          // nothing of the first
             check(Batch({300, 20}, 12, false), false, {1200, 7}, kind, 0, seed + 11);                      // tiles of few tokens; threads that have none
-            check(Batch({50}, 256, false), false, {5000}, kind, 0, seed + 12);                             // the most heads: tiles of 8 tokens
+            check(Batch({150}, 256, false), false, {15000}, kind, 0, seed + 12);                           // the most heads: tiles of 8 tokens, many of them a thread
             check_tokens(Batch({700, 0, 33}, 3, false), {200, 0, 33}, kind, seed + 9);
         }
     });
