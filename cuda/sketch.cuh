@@ -135,17 +135,15 @@ __device__ __forceinline__ float center_of(const Keys& keys, const Place& place,
     if (!keys.center)
         return 0;
     i32 rows = chunk.count < CENTER_ROWS ? chunk.count : CENTER_ROWS;
-    float x[CENTER_ROWS], sum = 0;
-    // All loads before the first sum; rows that are not there are the last one again, and are not added.
-#pragma unroll
+    float sum = 0;
+    // Loads depend on nothing, so that several are on their way; rows that are not there are the last one again, and are not added.
+#pragma unroll (COMPACTOR_ROTARY == 0 ? CENTER_ROWS : 4)
     for (i32 i = 0; i < CENTER_ROWS; i++)
     {
         i32 token = rows < CENTER_ROWS ? (i < rows ? i : rows - 1) : (i32)((i64)i * chunk.count / CENTER_ROWS);
-        x[i] = key_element(key_row(keys, place, chunk.start, chunk.token + token), d, keys.rotary_dim);
+        float x = key_element(key_row(keys, place, chunk.start, chunk.token + token), d, keys.rotary_dim);
+        sum += i < rows ? x : 0;
     }
-#pragma unroll
-    for (i32 i = 0; i < CENTER_ROWS; i++)
-        sum += i < rows ? x[i] : 0;
     return __uint_as_float(pack_bf16(sum / rows, 0) << 16);
 }
 

@@ -16,7 +16,7 @@
 constexpr int WARPS = 4;
 #include "gram.cuh"
 
-constexpr i32 TOKENS = WARPS * WARP_TOKENS, MIN_BLOCKS = K <= 64 && COMPACTOR_ROTARY == 0 ? 3 : 2;
+constexpr i32 TOKENS = WARPS * WARP_TOKENS, MIN_BLOCKS = K <= 64 && D <= 128 && COMPACTOR_ROTARY == 0 ? 3 : 2;
 // The warps' columns; the tile, the center and Phi, whose place the sums of a part take at the end.
 constexpr i32 PARTS_AT = 0, TILE_AT = PARTS_AT + COLUMN_PARTS_BYTES, CENTER_AT = TILE_AT + K * TOKENS * 4, PHI_AT = CENTER_AT + CENTER_BYTES;
 
