@@ -1,6 +1,6 @@
-// The inverse Cholesky factor of a K x K matrix by a block of 256 threads, in registers, by blocks of 16 x 16.
+// The inverse Cholesky factor of a K x K matrix by a block of 256 threads, by blocks of 16 x 16.
 //
-// The lower triangle lies in shared memory by blocks; thread (r, c) of a 16 x 16 arrangement works on element (r, c) of each. With G = U·D·U^T, U unit lower
+// The lower triangle lies in shared memory by blocks; thread (r, c) of a 16 x 16 arrangement brings, works on and takes away element (r, c) of each. With G = U·D·U^T, U unit lower
 // triangular, step t
 // * factorises the diagonal block, G_tt = U_tt·D_t·U_tt^T, and inverts V = U_tt^-1: one warp, two or four columns at a time, which each lane eliminates for itself;
 // * P_a = G_at·V^T and F_a = P_a·D_t^-1 = U_at below it, V·W_tb left of it, where rows of W = U^-1 take the place of eliminated columns;
@@ -8,6 +8,7 @@
 // Products of blocks are 16 multiply-adds a thread. 5 barriers a step, 15 for K = 48, where one a column would be 48. L^-1 = D^(-1/2)·U^-1.
 #pragma once
 #include "ptx.cuh"
+#include "triangle.cuh"
 
 constexpr i32 MAX_ESCALATIONS = 5;
 constexpr double EPSILON_FLOOR = 1.0 / (1 << 20);   // share of the mean diagonal below which the ridge never falls
@@ -66,15 +67,13 @@ __device__ __forceinline__ double multiply_add(double x, double y, double z) { r
 template <class Real, i32 Size> struct InverseFactor
 {
     static constexpr i32 Tiles = Size / 16;
-    static constexpr i32 Elements = Tiles * (Tiles + 1) / 2, PANEL = sizeof(Real) == 4 ? 2 : 4;   // so that two blocks an SM keep their registers
+    static constexpr i32 Elements = block_of(Tiles, 0);
+    static constexpr i32 Panel = sizeof(Real) == 4 ? 2 : 4;   // columns eliminated at once; of float32 fewer, so that two blocks of sketch_leverage fit an SM's registers
     // Rows of 16, padded so that equal columns of them lie in different banks.
     static constexpr i32 Bytes = (i32)sizeof(Real), Row = 16 * Bytes + (Bytes == 4 ? 16 : 8), Block = 16 * Row;
     // The blocks of the triangle, F_a of every block row but the first, pivots and their inverses, whether they are good.
     static constexpr i32 FACTORS_AT = Elements * Block, PIVOTS_AT = FACTORS_AT + (Tiles - 1) * Block, GOOD_AT = PIVOTS_AT + 2 * Size * Bytes;
     static constexpr i32 SharedBytes = GOOD_AT + 8;
-
-    // Element (a, b) of a thread's.
-    static __device__ __forceinline__ constexpr i32 index(i32 a, i32 b) { return a * (a + 1) / 2 + b; }
 
     // w: the matrix, becomes L^-1, zeros above the diagonal. The ridge is epsilon, raised to its floor, times 10 after a bad pivot.
     // Returns false when no escalation helps; w then holds zeros. SharedBytes at `at`, which nobody uses without a barrier before and after.
@@ -85,7 +84,7 @@ template <class Real, i32 Size> struct InverseFactor
 #pragma unroll
         for (i32 a = 0; a < Tiles; a++)
             if (r == c)
-                store_shared_real(diagonal_at + (a * 16 + r) * Bytes, w[index(a, a)]);
+                store_shared_real(diagonal_at + (a * 16 + r) * Bytes, w[block_of(a, a)]);
         __syncthreads();
         Real trace = 0;
         for (i32 i = lane; i < Size; i += 32)
@@ -102,7 +101,7 @@ template <class Real, i32 Size> struct InverseFactor
             for (i32 a = 0; a < Tiles; a++)
 #pragma unroll
                 for (i32 b = 0; b <= a; b++)
-                    store_shared_real(own + index(a, b) * Block, w[index(a, b)] + (a == b && r == c ? ridge : 0));
+                    store_shared_real(own + block_of(a, b) * Block, w[block_of(a, b)] + (a == b && r == c ? ridge : 0));
             __syncthreads();
             if (eliminate(at, thread))
             {
@@ -112,7 +111,7 @@ template <class Real, i32 Size> struct InverseFactor
                     Real scale = 1 / square_root(load_shared_real(diagonal_at + (a * 16 + r) * Bytes, Real()));
 #pragma unroll
                     for (i32 b = 0; b <= a; b++)
-                        w[index(a, b)] = scale * load_shared_real(own + index(a, b) * Block, Real());
+                        w[block_of(a, b)] = scale * load_shared_real(own + block_of(a, b) * Block, Real());
                 }
                 return true;
             }
@@ -161,25 +160,25 @@ private:
         __syncwarp();
         bool good = true;
 #pragma unroll
-        for (i32 panel = 0; panel < 16; panel += PANEL)
+        for (i32 panel = 0; panel < 16; panel += Panel)
         {
             // The panel's rows are whole, and symmetric right of what is eliminated.
-            if (row / PANEL == panel / PANEL)
+            if (row / Panel == panel / Panel)
                 store_eight(own_at, x);
             __syncwarp();
-            Real rows[PANEL][8], corner[PANEL][PANEL], below[PANEL];
+            Real rows[Panel][8], corner[Panel][Panel], below[Panel];
 #pragma unroll
-            for (i32 a = 0; a < PANEL; a++)
+            for (i32 a = 0; a < Panel; a++)
             {
                 u32 row_at = block_at + (panel + a) * Row;
                 load_eight(rows[a], row_at + half * Bytes);
 #pragma unroll
-                for (i32 b = 0; b < PANEL; b++)
+                for (i32 b = 0; b < Panel; b++)
                     corner[a][b] = load_shared_real(row_at + (panel + b) * Bytes, Real());
                 below[a] = load_shared_real(row_at + row * Bytes, Real());
             }
 #pragma unroll
-            for (i32 j = 0; j < PANEL; j++)
+            for (i32 j = 0; j < Panel; j++)
             {
                 i32 column = panel + j;
                 bool holds = half == column / 8 * 8;   // this lane holds the column
@@ -192,11 +191,11 @@ private:
                 }
                 // Every lane eliminates the panel's other rows for itself, then its own row.
 #pragma unroll
-                for (i32 a = j + 1; a < PANEL; a++)
+                for (i32 a = j + 1; a < Panel; a++)
                 {
                     Real factor = corner[a][j] * inverse;
 #pragma unroll
-                    for (i32 b = j + 1; b < PANEL; b++)
+                    for (i32 b = j + 1; b < Panel; b++)
                         corner[a][b] -= factor * corner[j][b];
 #pragma unroll
                     for (i32 i = 0; i < 8; i++)
@@ -204,7 +203,7 @@ private:
                 }
                 Real factor = row > column ? below[j] * inverse : 0;
 #pragma unroll
-                for (i32 b = j + 1; b < PANEL; b++)
+                for (i32 b = j + 1; b < Panel; b++)
                     below[b] -= factor * corner[j][b];
 #pragma unroll
                 for (i32 i = 0; i < 8; i++)
@@ -222,7 +221,7 @@ private:
     static __device__ __forceinline__ bool eliminate(u32 at, i32 thread)
     {
         i32 r = thread / 16, c = thread % 16;
-        auto block_at = [&](i32 a, i32 b) { return at + index(a, b) * Block; };
+        auto block_at = [&](i32 a, i32 b) { return at + block_of(a, b) * Block; };
         auto factor_at = [&](i32 a) { return at + FACTORS_AT + (a - 1) * Block; };
         u32 row = r * Row, column = c * Bytes, own = row + column;
 #pragma unroll 1

@@ -14,7 +14,7 @@
 #include "split.cuh"
 #include "status.cuh"
 
-constexpr i32 K = COMPACTOR_SKETCH_DIM, K_TILES = K / 16, GRAM = K_TILES * (K_TILES + 1) / 2 * 256, THREADS = 256;
+constexpr i32 K = COMPACTOR_SKETCH_DIM, K_TILES = K / 16, GRAM = block_of(K_TILES, 0) * 256, THREADS = 256;
 constexpr i32 FRAGMENTS_BYTES = K / 8 * K_TILES * 768, FACTOR_BYTES = FRAGMENTS_BYTES + K * 4;
 
 using Factor = InverseFactor<double, K>;
@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_con
         for (i32 a = 0; a < K_TILES; a++)
 #pragma unroll
             for (i32 b = 0; b <= a; b++)
-                w[Factor::index(a, b)] += partials[Factor::index(a, b) * 256 + thread];
+                w[block_of(a, b)] += partials[block_of(a, b) * 256 + thread];
         if (thread < K)
             sum += partials[GRAM + thread];
     }
@@ -64,8 +64,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_con
 #pragma unroll
             for (i32 b = 0; b <= a; b++)
             {
-                double& total = totals[Factor::index(a, b) * 256 + thread];
-                total = w[Factor::index(a, b)] += total;
+                double& total = totals[block_of(a, b) * 256 + thread];
+                total = w[block_of(a, b)] += total;
             }
         if (thread < K)
             totals[GRAM + thread] = sum += totals[GRAM + thread];
@@ -85,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_con
         double mean = load_shared_f64(sums_at + (a * 16 + r) * 8) / count;
 #pragma unroll
         for (i32 b = 0; b <= a; b++)
-            w[Factor::index(a, b)] -= mean * load_shared_f64(sums_at + (b * 16 + c) * 8);
+            w[block_of(a, b)] -= mean * load_shared_f64(sums_at + (b * 16 + c) * 8);
     }
     if (!Factor::invert(w, p.epsilon, shared_base(), thread) && thread == 0)
     {
@@ -102,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) factor(const __grid_con
 #pragma unroll
         for (i32 b = 0; b <= a; b++)
         {
-            double x = w[Factor::index(a, b)];
+            double x = w[block_of(a, b)];
             SplitTriple split = split_bf16_exactly((float)x, 0);
             u16* fragment = (u16*)(factors + ((row / 8 * K_TILES + b) * 96 + row % 8 * 4 + c % 8 / 2) * 8 + c / 8 * 4) + c % 2;
 #pragma unroll

@@ -6,14 +6,13 @@
 // Only 16 x 16 blocks on or below the diagonal are computed. BLOCK_WARPS warps share them out, and the warps of equal block share out the tokens.
 #pragma once
 #include "sketch.cuh"
+#include "triangle.cuh"
 
-constexpr i32 BLOCKS = K_TILES * (K_TILES + 1) / 2;
+constexpr i32 BLOCKS = block_of(K_TILES, 0);
 constexpr i32 BLOCK_WARPS = BLOCKS <= 4 ? 1 : BLOCKS <= 8 ? 2 : BLOCKS <= 16 ? 4 : WARPS, TOKEN_WARPS = WARPS / BLOCK_WARPS;
 constexpr i32 BLOCKS_PER_WARP = ceil_div(BLOCKS, BLOCK_WARPS);
 
-// Blocks are numbered by rows: (a, b), b <= a, is a·(a + 1) / 2 + b. Floats of all, each 16 x 16.
-__device__ __forceinline__ constexpr i32 block_of(i32 a, i32 b) { return a * (a + 1) / 2 + b; }
-constexpr i32 GRAM = BLOCKS * 256;
+constexpr i32 GRAM = BLOCKS * 256;   // floats of all blocks
 
 using GramBlocks = f32x4[BLOCKS_PER_WARP][2];
 

@@ -64,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) leverage_apply
                     low[m][i] = {a.low, b.low, c.low, d.low};
                 }
         }
-        float o[N_TILES / 2][2] = {};
+        float o[N_TILES] = {};
 #pragma unroll 1
         for (i32 n = 0; n < 2 * K_TILES; n++)
         {
@@ -93,29 +93,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) leverage_apply
 #pragma unroll
             for (i32 m = 0; m < N_TILES / 2; m++)
             {
-                o[m][0] += (y[m].x - left) * (y[m].x - left) + (y[m].y - right) * (y[m].y - right);
-                o[m][1] += (y[m].z - left) * (y[m].z - left) + (y[m].w - right) * (y[m].w - right);
+                o[2 * m] += (y[m].x - left) * (y[m].x - left) + (y[m].y - right) * (y[m].y - right);
+                o[2 * m + 1] += (y[m].z - left) * (y[m].z - left) + (y[m].w - right) * (y[m].w - right);
             }
         }
-        // Four lanes hold columns of each token: lanes give away half of what they hold until each has the sum of one token.
-        float sums[N_TILES];
-#pragma unroll
-        for (i32 e = 0; e < N_TILES; e++)
-            sums[e] = o[e / 2][e % 2];
-#pragma unroll
-        for (i32 width = N_TILES / 2, mask = 2; mask >= 1; mask /= 2, width /= 2)
-#pragma unroll
-            for (i32 e = 0; e < (width > 0 ? width : 1); e++)
-                if (width == 0)
-                    sums[0] += __shfl_xor_sync(0xffffffff, sums[0], mask);
-                else
-                {
-                    bool upper = (lane & mask) != 0;
-                    float away = upper ? sums[e] : sums[e + width];
-                    sums[e] = (upper ? sums[e + width] : sums[e]) + __shfl_xor_sync(0xffffffff, away, mask);
-                }
-        i32 value = quad / (4 / N_TILES), own = token + value * 8 + lane / 4;
-        if (own < part.count && quad % (4 / N_TILES) == 0)
-            scores[(i64)own * heads] = is_finite(sums[0]) ? sums[0] : 0;   // a key that is not finite has been reported
+        // Four lanes hold columns of each token.
+        float sum = sum_by_halves<2, 1>(o, lane);
+        constexpr i32 SAME = 4 / N_TILES;   // lanes with the same sum
+        i32 own = token + quad / SAME * 8 + lane / 4;
+        if (own < part.count && quad % SAME == 0)
+            scores[(i64)own * heads] = is_finite(sum) ? sum : 0;   // a key that is not finite has been reported
     }
 }

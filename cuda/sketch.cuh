@@ -345,6 +345,25 @@ __device__ __forceinline__ void sketch(f32x4 (&x)[N_TILES / 2][2 * K_TILES], con
     });
 }
 
+// Sums over the lanes that differ in the bits First down to Last of their number: at each, lanes give away half of the values they hold, the upper half where they
+// have the bit clear, until one is left, the whole sum of a value; where there are fewer values than lanes, the last bits' lanes have the same.
+template <i32 First, i32 Last, i32 Values> __device__ __forceinline__ float sum_by_halves(float (&values)[Values], i32 lane)
+{
+#pragma unroll
+    for (i32 mask = First, kept = Values / 2; mask >= Last; mask /= 2, kept /= 2)
+        if (kept == 0)
+            values[0] += __shfl_xor_sync(0xffffffff, values[0], mask);
+        else
+#pragma unroll
+            for (i32 i = 0; i < kept; i++)
+            {
+                bool upper = (lane & mask) != 0;
+                float away = upper ? values[i] : values[i + kept];
+                values[i] = (upper ? values[i + kept] : values[i]) + __shfl_xor_sync(0xffffffff, away, mask);
+            }
+    return values[0];
+}
+
 // Names the keys that are not finite among a warp's tokens.
 __device__ inline void report_keys(const Keys& keys, const Place& place, i32 start, i32 token, i32 end, u64 status, i32 lane)
 {

@@ -3,18 +3,18 @@
 // Keys [N, Hkv, D] or slots of a paged cache, Phi bf16 [count, k, D], scores f32 [N, Hkv] (paged: [pairs], head by head), written for the scored tokens:
 // the host clears the scores first where protected tokens are not scored.
 //
-// Cost: 4·D·k (keys in two parts) + 5.3·k² (Gram: four products of the lower blocks) + 6.7·k² (solve: five) flops a token and head, one read of the keys.
+// Cost: 4·D·k (keys, and the center) + 5.3·k² (Gram: four products of the lower blocks) + 6.7·k² (solve: five) flops a token and head, one read of the keys.
 // L8 at N = 131,072, C = 512, k = 48: 268 MB, floor 63 us; 54 GFLOP of tensor cores, 94 us at the rate of mma.sync beside it.
 //
-// Shape. A block is one chunk of one head. Each warp takes 32 tokens at a time from global memory straight into fragments (sketch.cuh) and leaves X^T as
-// bf16 high and low parts in shared memory: k·C·4 bytes, as much as float32. The Gram blocks, the factorisation in registers and the solve Y^T = L^-1·X^T follow
-// with no further global access; a second block of the SM reads its keys meanwhile.
-// Centring: keys lose a point near their mean before they are split, so that a large common bias costs no digits; the residual mean r of X is removed
-// by G - n·r·r^T, and L^-1·(x - r) = L^-1·x - L^-1·r.
+// Shape. A block is one chunk of one head. Each warp takes 16 tokens at a time from global memory straight into fragments (sketch.cuh), the next ones' first elements while
+// it stores the present ones, and leaves X^T as bf16 high and low parts in shared memory: k·C·4 bytes, as much as float32. The Gram blocks, the factorisation by blocks
+// (cholesky.cuh) and the solve Y^T = L^-1·X^T, 32 tokens a warp, follow with no further global access; a second block of the SM reads its keys meanwhile.
+// Centring: sums lose a point near the mean of the keys in every step, so that a large common bias costs no digits; the residual mean r of X is removed
+// by G - n·r·r^T, and L^-1·(x - r) = L^-1·x - L^-1·r. Measured on an H200 at L8: 272 us (bench/notes.md).
 // X to 2^-17 relative, everything after from that X to float32; the ridge is at least 2^-20 of the mean diagonal.
 //
 // Launch: grid (chunks·Hkv; paged: chunks of all rows), block 256, with T = C rounded up to (k <= 64 ? 32 : 16),
-//     shared = 4·k·T + 40·k + max(2·D·k + 4·D, InverseFactor's, 1536·blocks), of which k / 16·(k / 16 + 1) / 2 are on or below the diagonal.
+//     shared = 4·k·T + 40·k + max(2·D·k + 4·D, InverseFactor's, 1536·blocks), blocks = k / 16·(k / 16 + 1) / 2.
 // L8: 98,304 + 14,720 bytes, two blocks an SM on sm_90, one on sm_80. Where it does not fit: sketch_gram, factor, leverage_apply.
 // Dense keys: address and strides are multiples of 16 bytes. Registers: at most 128.
 constexpr int WARPS = 8;
@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
         float mean = load_shared_f32(at + SUMS_AT + (a * 16 + r) * 4) * inverse_count;
 #pragma unroll
         for (i32 b = 0; b <= a; b++)
-            w[Factor::index(a, b)] = load_shared_f32(at + BODY_AT + (block_of(a, b) * 256 + thread) * 4) - mean * load_shared_f32(at + SUMS_AT + (b * 16 + c) * 4);
+            w[block_of(a, b)] = load_shared_f32(at + BODY_AT + (block_of(a, b) * 256 + thread) * 4) - mean * load_shared_f32(at + SUMS_AT + (b * 16 + c) * 4);
     }
     bool factored = Factor::invert(w, (float)p.epsilon, at + BODY_AT, thread);
     __syncthreads();
@@ -110,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
         for (i32 b = 0; b <= a; b++)
         {
             i32 column = b * 16 + c;
-            float x = w[Factor::index(a, b)], right = __shfl_xor_sync(0xffffffff, x, 1);
+            float x = w[block_of(a, b)], right = __shfl_xor_sync(0xffffffff, x, 1);
             SplitTriple split = split_bf16_exactly(x, right);
             if (c % 2 == 0)
 #pragma unroll
@@ -130,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
     u32 x_at = at + matrix_offset<TOKENS>(0, lane / 8 & 1, lane / 16) + lane % 8 * 16;
     for (i32 token = warp * SOLVE_TOKENS; token < count; token += WARPS * SOLVE_TOKENS)
     {
-        float o[SOLVE_TILES][2] = {};
+        float o[2 * SOLVE_TILES] = {};
 #pragma unroll (K_TILES <= 4 ? K_TILES : 1)
         for (i32 i = 0; i < K_TILES; i++)
         {
@@ -165,30 +165,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
 #pragma unroll
             for (i32 n = 0; n < SOLVE_TILES; n++)
             {
-                o[n][0] += (y[n].x - top) * (y[n].x - top) + (y[n].z - bottom) * (y[n].z - bottom);
-                o[n][1] += (y[n].y - top) * (y[n].y - top) + (y[n].w - bottom) * (y[n].w - bottom);
+                o[2 * n] += (y[n].x - top) * (y[n].x - top) + (y[n].z - bottom) * (y[n].z - bottom);
+                o[2 * n + 1] += (y[n].y - top) * (y[n].y - top) + (y[n].w - bottom) * (y[n].w - bottom);
             }
         }
-        // Eight lanes hold rows of each token: lanes give away half of what they hold until each has the sum of one token.
-        constexpr i32 VALUES = 2 * SOLVE_TILES;
-        float sums[VALUES];
-#pragma unroll
-        for (i32 e = 0; e < VALUES; e++)
-            sums[e] = o[e / 2][e % 2];
-#pragma unroll
-        for (i32 width = VALUES / 2, mask = 16; mask >= 4; mask /= 2, width /= 2)
-#pragma unroll
-            for (i32 e = 0; e < (width > 0 ? width : 1); e++)
-                if (width == 0)
-                    sums[0] += __shfl_xor_sync(0xffffffff, sums[0], mask);
-                else
-                {
-                    bool upper = (lane & mask) != 0;
-                    float away = upper ? sums[e] : sums[e + width];
-                    sums[e] = (upper ? sums[e + width] : sums[e]) + __shfl_xor_sync(0xffffffff, away, mask);
-                }
-        i32 value = lane / 4 / (8 / VALUES), own = token + value / 2 * 8 + quad * 2 + value % 2;
-        if (own < count && lane / 4 % (8 / VALUES) == 0)
-            scores[(i64)own * heads] = factored ? sums[0] : 0;
+        // Eight lanes hold rows of each token.
+        float sum = sum_by_halves<16, 4>(o, lane);
+        constexpr i32 SAME = 4 / SOLVE_TILES;   // lanes with the same sum
+        i32 value = lane / 4 / SAME, own = token + value / 2 * 8 + quad * 2 + value % 2;
+        if (own < count && lane / 4 % SAME == 0)
+            scores[(i64)own * heads] = factored ? sum : 0;
     }
 }

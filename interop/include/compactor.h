@@ -235,7 +235,7 @@ typedef struct compactor_shape {
     const int32_t *cu_seqlens;    /* [B + 1], host: ascending from 0; sequence b holds tokens cu_seqlens[b] to cu_seqlens[b + 1] of the packed batch */
     const int64_t *sequence_ids;  /* [B], host: stable ids that key Phi where it is per sequence; NULL for 0, 1, 2, ... */
     int32_t query_heads;          /* Hq, a multiple of Hkv, at most 16 Hkv; 0 without queries */
-    int32_t kv_heads;             /* Hkv, 1 to 65535 */
+    int32_t kv_heads;             /* Hkv, 1 to 65535; CUDA takes up to 256 */
     int32_t head_dim;             /* D: 16 to 256 in steps of 16 */
     int32_t element_type;         /* of keys and values */
     int32_t layer;                /* index of the layer: names it in messages and keys Phi */

@@ -15,6 +15,18 @@ public class SelectionTests
 
     public static TheoryData<string, SelectionScope> Presets => [.. from preset in CompressionPresets.ByName.Keys from scope in Enum.GetValues<SelectionScope>() select (preset, scope)];
 
+    [Fact]
+    public void More_heads_than_a_block_has_threads_are_refused_by_name()
+    {
+        var layer = TestLayer.Random(1, [3], 257, 257, 64, ElementType.BFloat16);
+        var plan = new LayerPlan(layer.Shape, CompressionPresets.Paper, Budget.Retention(0.5));
+        using var device = new Device();
+        var scores = device.New<float>(plan.Shape.Pairs);
+        var (indices, offsets) = KeptLists(device, plan);
+        Assert.Contains("257 KV heads; the cuda backend fuses and selects the scores of up to 256",
+            Assert.Throws<CompactorException>(() => device.Backend.Select(plan, scores, indices, offsets)).Message);
+    }
+
     [Theory]
     [MemberData(nameof(Presets))]
     public void Fused_scores_agree_and_selection_is_identical(string preset, SelectionScope scope)
