@@ -17,7 +17,9 @@ missing=()
 for pair in cc:gcc c++:g++ g++:g++ cmake:cmake pkg-config:pkg-config objdump:binutils; do
   command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
-python3 -c 'import numpy' 2>/dev/null || /usr/bin/python3 -c 'import numpy' 2>/dev/null || missing+=(python3-numpy)
+for package in numpy torch; do
+  python3 -c "import $package" 2>/dev/null || /usr/bin/python3 -c "import $package" 2>/dev/null || missing+=("python3-$package")
+done
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "tests/run.sh: missing here: ${missing[*]} (Debian's package names); install them first" >&2
@@ -42,9 +44,9 @@ part build
 
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
-# the emulator's tests are compiled meanwhile; what is wrong there ctest says, which builds what is missing
+# the emulator's tests are compiled meanwhile, behind the others; what is wrong there ctest says, which builds what is missing
 cmake -S tests/simt -B build/simt >/dev/null
-cmake --build build/simt --target simt_tests >/dev/null 2>&1 &
+nice cmake --build build/simt --target simt_tests >/dev/null 2>&1 &
 compiling=$!
 passed=0 failed=0 skipped=0 status=0
 # start NAME: a project's tests, into a file of their own; their exit code is in another
