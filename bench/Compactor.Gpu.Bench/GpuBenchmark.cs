@@ -92,6 +92,10 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
             json.WriteNumber("median_microseconds", Rounded(measured.Median));
             json.WriteNumber("least_microseconds", Rounded(measured.Microseconds.Min()));
             json.WriteNumber("most_microseconds", Rounded(measured.Microseconds.Max()));
+            json.WriteStartArray("samples_microseconds");
+            foreach (double microseconds in measured.Microseconds)
+                json.WriteNumberValue(Rounded(microseconds));
+            json.WriteEndArray();
             json.WriteNumber("queueing_microseconds", Rounded(Measurement.MedianOf(measured.HostMicroseconds)));
             Nullable(json, "floor_microseconds", _floors.Of(operation));
             Nullable(json, "share_of_floor", _floors.Of(operation) / measured.Median);

@@ -83,7 +83,7 @@ class Rounds:
 
 
 def summary(times):
-    return {"median": round(statistics.median(times), 3), "least": round(min(times), 3), "most": round(max(times), 3)}
+    return {"median": round(statistics.median(times), 3), "least": round(min(times), 3), "most": round(max(times), 3), "samples": [round(time, 3) for time in times]}
 
 
 class Bench:
@@ -164,7 +164,7 @@ class Bench:
             if rival != "ours":
                 ratios = [p / o for p, o in zip(side.times, sides["ours"].times)]
                 entry["peers"][rival] = {"us": summary(side.times), "ratio": round(statistics.median(side.times) / median, 3), "least": round(min(ratios), 3),
-                                         "most": round(max(ratios), 3), **agreement.get(rival, {})}
+                                         "most": round(max(ratios), 3), "ratios": [round(ratio, 5) for ratio in ratios], **agreement.get(rival, {})}
         self.result["operations"].append(entry)
         self.show(entry)
         self.library.backend_synchronize(self.backend)

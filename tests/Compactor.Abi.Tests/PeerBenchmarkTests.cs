@@ -21,15 +21,30 @@ public class PeerBenchmarkTests
             Assert.True(operations.Count >= 7, $"{operations.Count} operations were measured");
             Assert.All(operations, operation =>
             {
-                Assert.True(operation.GetProperty("ours_us").GetProperty("median").GetDouble() > 0);
+                double[] ours = Samples(operation.GetProperty("ours_us"));
+                Assert.True(ours.Min() > 0);
                 var peers = operation.GetProperty("peers").EnumerateObject().Where(peer => peer.Name.StartsWith("PyTorch", StringComparison.Ordinal)).ToList();
                 Assert.NotEmpty(peers);
-                Assert.All(peers, peer => Assert.InRange(peer.Value.GetProperty("error").GetDouble(), 0, peer.Value.GetProperty("tolerance").GetDouble()));
+                Assert.All(peers, peer =>
+                {
+                    Assert.InRange(peer.Value.GetProperty("error").GetDouble(), 0, peer.Value.GetProperty("tolerance").GetDouble());
+                    var ratios = peer.Value.GetProperty("ratios").EnumerateArray().Select(ratio => ratio.GetDouble());
+                    Assert.All(Samples(peer.Value.GetProperty("us")).Zip(ours, ratios), pair => Assert.Equal(1, pair.Third * pair.Second / pair.First, 1e-3));
+                });
             });
         }
         finally
         {
             File.Delete(file);
+        }
+
+        // All repeats of one side, in the order they were measured, and their median among them.
+        static double[] Samples(JsonElement times)
+        {
+            double[] samples = [.. times.GetProperty("samples").EnumerateArray().Select(sample => sample.GetDouble())];
+            Assert.Equal(9, samples.Length);
+            Assert.Equal(samples.Order().ElementAt(4), times.GetProperty("median").GetDouble());
+            return samples;
         }
     }
 
