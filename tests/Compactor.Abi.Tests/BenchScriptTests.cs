@@ -1,0 +1,19 @@
+using Xunit;
+
+namespace Compactor.Abi.Tests;
+
+/// <summary>The Python tests of tests/bench: what compares results, what makes tables of them, and the workflows that call both.</summary>
+public class BenchScriptTests
+{
+    private static readonly string s_folder = Path.Combine(NativeBuild.Root, "tests", "bench");
+
+    public static TheoryData<string> Files { get; } = [.. Directory.GetFiles(s_folder, "test_*.py").Select(path => Path.GetFileName(path)).Order(StringComparer.Ordinal)];
+
+    [Theory]
+    [MemberData(nameof(Files))]
+    public void Hold(string file)
+    {
+        string said = Command.Run(Command.Python(), ["-m", "unittest", "--verbose", file], s_folder, variables: ("PYTHONDONTWRITEBYTECODE", "1"));
+        Assert.Matches(@"Ran [1-9]\d* tests? in [\s\S]*OK\n$", said);
+    }
+}
