@@ -17,7 +17,7 @@ missing=()
 for pair in cc:gcc c++:g++ g++:g++ cmake:cmake pkg-config:pkg-config objdump:binutils; do
   command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
-for package in numpy torch; do
+for package in numpy torch yaml; do
   python3 -c "import $package" 2>/dev/null || /usr/bin/python3 -c "import $package" 2>/dev/null || missing+=("python3-$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then

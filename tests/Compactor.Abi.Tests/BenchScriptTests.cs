@@ -13,7 +13,7 @@ public class BenchScriptTests
     [MemberData(nameof(Files))]
     public void Hold(string file)
     {
-        string said = Command.Run(Command.Python(), ["-m", "unittest", "--verbose", file], s_folder, variables: ("PYTHONDONTWRITEBYTECODE", "1"));
+        string said = Command.Run(Command.Python("numpy, yaml"), ["-m", "unittest", "--verbose", file], s_folder, variables: ("PYTHONDONTWRITEBYTECODE", "1"));
         Assert.Matches(@"Ran [1-9]\d* tests? in [\s\S]*OK\n$", said);
     }
 }

@@ -25,7 +25,7 @@ internal static class Command
         return output + error.Result;
     }
 
-    /// <summary>A Python 3 that has a package.</summary>
+    /// <summary>A Python 3 that has a package, or several, separated by commas.</summary>
     public static string Python(string package = "numpy")
     {
         foreach (string python in (string[])["python3", "/usr/bin/python3"])
@@ -36,6 +36,6 @@ internal static class Command
             if (probe?.ExitCode == 0)
                 return python;
         }
-        throw new InvalidOperationException($"No python3 here has {package}; install it (Debian: python3-{package}).");
+        throw new InvalidOperationException($"No python3 here has {package}; install it (Debian: python3-{package.Replace(", ", " python3-", StringComparison.Ordinal)}).");
     }
 }
