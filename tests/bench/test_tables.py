@@ -1,0 +1,100 @@
+"""
+bench/tables: the documents hold what was measured; a figure that is changed by hand is found; what cannot be made is refused.
+  python3 -m unittest discover -s tests/bench
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+
+
+class Tables(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = folder.name
+        shutil.copytree(os.path.join(ROOT, "bench", "results"), os.path.join(self.root, "bench", "results"))
+        for path in ("README.md", "bench/README.md", "bench/tables"):
+            shutil.copy(os.path.join(ROOT, path), os.path.join(self.root, path))
+
+    def run_in(self, root, *arguments):
+        done = subprocess.run([sys.executable, os.path.join(root, "bench", "tables"), *arguments], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    def text(self, path="README.md"):
+        with open(os.path.join(self.root, path), encoding="utf-8") as file:
+            return file.read()
+
+    def replace(self, old, new, path="README.md"):
+        text = self.text(path)
+        self.assertIn(old, text)
+        with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
+            file.write(text.replace(old, new, 1))
+
+    def test_the_documents_of_the_repository_are_up_to_date(self):
+        self.assertEqual((0, "", ""), self.run_in(ROOT, "--check"))
+        for path, least in (("README.md", 6), ("bench/README.md", 3)):
+            self.assertGreaterEqual(self.text(path).count("\n<!-- table "), least)
+
+    def test_a_figure_changed_by_hand_is_found_and_put_right(self):
+        whole = self.text()
+        self.replace("| whole layer, paper, r 0.5 | 111 | 355 | 1137 |", "| whole layer, paper, r 0.5 | 111 | 355 | 999 |")
+        self.assertEqual((1, "", "bench/tables: README.md differs from what was measured; run bench/tables --write\n"), self.run_in(self.root, "--check"))
+        self.assertEqual((0, "README.md written\n", ""), self.run_in(self.root, "--write"))
+        self.assertEqual(whole, self.text())
+        self.assertEqual((0, "", ""), self.run_in(self.root, "--write"))
+
+    def test_a_new_measurement_changes_the_documents(self):
+        path = os.path.join(self.root, "bench", "results", "2026-11-26-startup.json")
+        with open(path, encoding="utf-8") as file:
+            result = json.load(file)
+        result["milliseconds"] = [500] * 5
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(result, file)
+        self.assertEqual(1, self.run_in(self.root, "--check")[0])
+        self.run_in(self.root, "--write")
+        self.assertIn("| ms | 500 (500 to 500) | 5 |", self.text())
+
+    def test_what_a_marker_says_is_refused_where_it_is_wrong_and_nothing_is_written(self):
+        before = self.text("bench/README.md")
+        begin = "<!-- table gpu bench/results/2026-11-26-gpu-h200.json qwen2.5-14b -->"
+        for marker, said in ((begin.replace("table gpu", "table gpus"), "there is no table 'gpus'"), (begin.replace("h200", "h300"), "bench/results/2026-11-26-gpu-h300.json cannot be read"),
+                             (begin.replace("qwen2.5-14b", "L9"), "holds no model L9; it holds L8, qwen2.5-14b"), ("<!-- table gpu -->", "is not <!-- table TABLE FILE... -->"),
+                             (begin.replace("gpu-h200.json qwen2.5-14b", "gpu-h200.json"), "no table gpu can be made of"), (begin + "\n\n" + begin, "a table begins"), ("<!-- end -->\n" + begin, "ends no table"),
+                             (begin.replace("table gpu", "table eval"), "no table eval can be made of"), (begin.replace("gpu-h200.json qwen2.5-14b", "gpu-h200.json").replace("table gpu", "table cpu"), "no samples that are known")):
+            with self.subTest(marker):
+                self.replace(begin, marker, "bench/README.md")
+                self.replace("| 111 | 355 | 1137 |", "| 111 | 355 | 999 |")
+                changed = self.text()
+                for option in ("--check", "--write"):
+                    status, output, error = self.run_in(self.root, option)
+                    self.assertEqual((2, "", 1), (status, output, len(error.splitlines())), error)
+                    self.assertIn("bench/README.md, line ", error)
+                    self.assertIn(said, error)
+                self.assertEqual(changed, self.text())
+                self.replace("| 111 | 355 | 999 |", "| 111 | 355 | 1137 |")
+                self.replace(marker, begin, "bench/README.md")
+        self.assertEqual(before, self.text("bench/README.md"))
+
+    def test_one_table_is_printed(self):
+        status, output, _ = self.run_in(self.root, "eval", "bench/results/2026-11-26-retrieval-eval.json", "tova", "h2o")
+        self.assertEqual(0, status)
+        self.assertEqual(["| tova | 4.7 [3.2, 6.5] | 2.4 [1.1, 4.0] | 1.4 [0.4, 2.8] |", "| h2o | 29.2 [24.6, 33.8] | 12.0 [8.8, 15.5] | 5.7 [3.4, 8.4] |"], output.splitlines()[-2:])
+        self.assertIn("holds no policy none", self.run_in(self.root, "eval", "bench/results/2026-11-26-retrieval-eval.json", "none")[2])
+        for wrong in ([], ["--wrte"], ["gpu"], ["--write", "--check"]):
+            self.assertEqual(2, self.run_in(self.root, *wrong)[0])
+
+    def test_launch_cost_has_a_table_too(self):
+        path = os.path.join("bench", "results", "launch.json")
+        with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
+            json.dump({"benchmark": "host time", "date": "2026-01-01", "presets": {"paper": {"launches": 9, "microseconds": [20.0, 21.0, 25.0]}}}, file)
+        self.assertIn("| host time | paper, 9 launches, us | 21.0 (20.0 to 25.0) | 3 | 2026-01-01 |", self.run_in(self.root, "cpu", path)[1])
+
+
+if __name__ == "__main__":
+    unittest.main()
