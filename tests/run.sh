@@ -44,10 +44,14 @@ part build
 
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
-# the emulator's tests are compiled meanwhile, behind the others; what is wrong there ctest says, which builds what is missing
+# The emulator's tests are compiled meanwhile, behind the others; what is wrong there ctest says, which builds what is missing.
 cmake -S tests/simt -B build/simt >/dev/null
 nice cmake --build build/simt --target simt_tests >/dev/null 2>&1 &
 compiling=$!
+# The tool is tested as it is published: one native executable.
+dotnet publish -c Release --use-current-runtime --nologo -v quiet -o build/tool src/Compactor.Cli
+export COMPACTOR_TOOL=$PWD/build/tool/compactor
+part publish
 passed=0 failed=0 skipped=0 status=0
 # start NAME: a project's tests, into a file of their own; their exit code is in another
 start() {
@@ -73,7 +77,7 @@ for name in $(basename -a tests/*.Tests | grep -Ev '^Compactor\.(Abi|Gpu)\.Tests
 done
 
 echo "== tests/simt"
-ctest --test-dir build/simt --output-on-failure >"$results/ctest" 2>&1 || status=$?
+ctest --test-dir build/simt --output-on-failure --parallel "$(nproc)" >"$results/ctest" 2>&1 || status=$?
 part tests/simt
 grep -Ev '  Passed |^ +Start ' "$results/ctest" || true
 summary=$(sed -n 's/^.*% tests passed, \([0-9]*\) tests failed out of \([0-9]*\)$/\1 \2/p' "$results/ctest")

@@ -40,6 +40,9 @@ public class NativeProgramTests
         }
     }
 
+    [Fact(Explicit = true)]
+    public void Threads_for_1000_rounds() => Command.Run(Path.Combine(NativeBuild.Folder, "threads"), ["1000", "600"], NativeBuild.Folder);
+
     [Theory(Explicit = true)]
     [InlineData(2)]
     [InlineData(3)]

@@ -283,6 +283,21 @@ public class CompressTests : TemporaryFolder
         Assert.Equal(File.ReadAllBytes(At("1")), File.ReadAllBytes(At("2")));
     }
 
+    [Theory]
+    [InlineData("paper")]
+    [InlineData("kvpress")]
+    [InlineData("compactor-vllm")]
+    public void The_built_tool_keeps_what_the_tool_that_is_tested_keeps(string preset)
+    {
+        string input = new TestDump(2, [0, 300, 341]).Save(At("in.safetensors"));
+        Assert.Equal(0, Tool.Run("compress", input, "--preset", preset, "--out", At("tested")).ExitCode);
+        Assert.Equal(0, Tool.RunBuilt("compress", input, "--preset", preset, "--out", At("built")).ExitCode);
+        using SafetensorsFile tested = SafetensorsFile.Open(At("tested")), built = SafetensorsFile.Open(At("built"));
+        Assert.Equal(tested.Tensors.Keys.Order(), built.Tensors.Keys.Order());
+        foreach (string name in tested.Tensors.Keys.Where(name => name.Contains("kept_", StringComparison.Ordinal)))
+            Assert.Equal(tested.Tensors[name].ToInt32(), built.Tensors[name].ToInt32());
+    }
+
     [Fact]
     public void The_input_is_not_overwritten()
     {

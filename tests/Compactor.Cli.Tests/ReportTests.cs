@@ -143,11 +143,11 @@ public partial class ReportTests : TemporaryFolder
             var plan = new LayerPlan(shape, options, Budget.Retention((point + 1) / 20.0));
             Assert.Equal((point + 1) / 20.0, Curve("retention"), 1e-12);
             Assert.Equal(plan.KeptPairs / 400.0, Curve("kept_share"), 1e-12);
-            Assert.Equal(Of(plan, SelectionPolicy.Compactor), Curve("compactor"), 1e-9);
-            Assert.Equal(Of(plan, SelectionPolicy.LeverageOnly), Curve("leverage"), 1e-9);
-            Assert.Equal(Of(plan, SelectionPolicy.AttentionOnly), Curve("attention"), 1e-9);
-            Assert.Equal(Of(plan.WithoutProtection(), SelectionPolicy.Random(options.Seed)), Curve("random"), 1e-9);
-            Assert.Equal(Of(plan.WithoutProtection(), SelectionPolicy.Recent), Curve("recent"), 1e-9);
+            Assert.Equal(Of(plan, SelectionPolicy.Compactor), Curve("compactor"), 1e-6);
+            Assert.Equal(Of(plan, SelectionPolicy.LeverageOnly), Curve("leverage"), 1e-6);
+            Assert.Equal(Of(plan, SelectionPolicy.AttentionOnly), Curve("attention"), 1e-6);
+            Assert.Equal(Of(plan.WithoutProtection(), SelectionPolicy.Random(options.Seed)), Curve("random"), 1e-6);
+            Assert.Equal(Of(plan.WithoutProtection(), SelectionPolicy.Recent), Curve("recent"), 1e-6);
 
             double Curve(string name) => curves.GetProperty(name)[point].GetDouble();
         }

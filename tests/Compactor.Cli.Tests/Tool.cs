@@ -4,9 +4,11 @@ using Xunit;
 
 namespace Compactor.Cli.Tests;
 
-/// <summary>The built tool, run as a process; <c>COMPACTOR_TOOL</c> names a published executable to test instead.</summary>
+/// <summary>The built tool, run as a process; <c>COMPACTOR_TOOL</c> names a published executable to test instead, as <c>tests/run.sh</c> does.</summary>
 internal static class Tool
 {
+    private static readonly string[] s_built = ["dotnet", "exec", Path.Combine(AppContext.BaseDirectory, "compactor.dll")];
+
     public sealed record Result(int ExitCode, string Output, string Error)
     {
         /// <summary>Standard output as the one JSON document it must be.</summary>
@@ -36,11 +38,16 @@ internal static class Tool
 
     public static Result Run(params string[] arguments) => Run([], arguments);
 
+    /// <summary>Runs the built tool, as <c>dotnet run</c> does, whatever is tested instead.</summary>
+    public static Result RunBuilt(params string[] arguments) => Wait(Start([.. s_built, .. arguments], [], null));
+
     public static Result RunIn(string folder, params string[] arguments) => Run([], arguments, folder);
 
-    public static Result Run((string Name, string Value)[] variables, string[] arguments, string? folder = null)
+    public static Result Run((string Name, string Value)[] variables, string[] arguments, string? folder = null) => Wait(Start(arguments, variables, folder));
+
+    private static Result Wait(Process started)
     {
-        using var process = Start(arguments, variables, folder);
+        using var process = started;
         var error = process.StandardError.ReadToEndAsync();
         string output = process.StandardOutput.ReadToEnd();
         process.WaitForExit();
@@ -54,10 +61,14 @@ internal static class Tool
     /// <param name="prefix">A command that becomes the tool, as <c>env</c> does.</param>
     public static Process Start(string[] arguments, (string Name, string Value)[]? variables = null, string? folder = null, params string[] prefix)
     {
-        string[] tool = Environment.GetEnvironmentVariable("COMPACTOR_TOOL") is { } published ? [Path.GetFullPath(published)] : ["dotnet", "exec", Path.Combine(AppContext.BaseDirectory, "compactor.dll")];
-        string[] command = [.. prefix, .. tool, .. arguments];
+        string[] tool = Environment.GetEnvironmentVariable("COMPACTOR_TOOL") is { } published ? [Path.GetFullPath(published)] : s_built;
+        return Start([.. prefix, .. tool, .. arguments], variables ?? [], folder);
+    }
+
+    private static Process Start(string[] command, (string Name, string Value)[] variables, string? folder)
+    {
         var start = new ProcessStartInfo(command[0], command[1..]) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder };
-        foreach (var (name, value) in variables ?? [])
+        foreach (var (name, value) in variables)
             start.Environment[name] = value;
         return Process.Start(start)!;
     }
