@@ -7,6 +7,7 @@ import copy
 import glob
 import io
 import json
+import math
 import os
 import sys
 import tempfile
@@ -187,6 +188,19 @@ class ChanceAlone(Case):
 
     def test_one_run_beside_three_that_lie_far_apart(self):
         self.assertLessEqual(self.alarms(1, 3, within=0.002, between=0.02), self.MOST)
+
+    def test_intervals_are_wider_where_more_is_compared(self):
+        widths = []
+        for count in (1, 12):
+            sides = [gpu(seed) for seed in (1, 2)]
+            for side in sides:
+                del side["benchmark"]["operations"][count:]
+            path = os.path.join(self.folder, "out.json")
+            self.run_on(*sides, "--json", path)
+            with open(path, encoding="utf-8") as file:
+                change = next(c for c in json.load(file)["changes"] if c["name"] == f"{OPERATIONS[0]}, L8, N 4,096")
+            widths.append(math.log(change["high"] / change["low"]))
+        self.assertAlmostEqual(3.120 / 2.048, widths[1] / widths[0], delta=0.05)  # Student's t with 28 degrees of freedom, outside of which lie 5% / 12 and 5%
 
     def test_intervals_hold_a_real_change(self):
         self.assertLessEqual(self.alarms(1, 1, by=1.2, within=0.03), self.MOST)
