@@ -39,7 +39,7 @@ internal static class Tool
     public static Result Run(params string[] arguments) => Run([], arguments);
 
     /// <summary>Runs the built tool, as <c>dotnet run</c> does, whatever is tested instead.</summary>
-    public static Result RunBuilt(params string[] arguments) => Wait(Start([.. s_built, .. arguments], [], null));
+    public static Result RunBuilt(params string[] arguments) => Wait(StartCommand([.. s_built, .. arguments], [], null));
 
     public static Result RunIn(string folder, params string[] arguments) => Run([], arguments, folder);
 
@@ -62,10 +62,10 @@ internal static class Tool
     public static Process Start(string[] arguments, (string Name, string Value)[]? variables = null, string? folder = null, params string[] prefix)
     {
         string[] tool = Environment.GetEnvironmentVariable("COMPACTOR_TOOL") is { } published ? [Path.GetFullPath(published)] : s_built;
-        return Start([.. prefix, .. tool, .. arguments], variables ?? [], folder);
+        return StartCommand([.. prefix, .. tool, .. arguments], variables ?? [], folder);
     }
 
-    private static Process Start(string[] command, (string Name, string Value)[] variables, string? folder)
+    private static Process StartCommand(string[] command, (string Name, string Value)[] variables, string? folder)
     {
         var start = new ProcessStartInfo(command[0], command[1..]) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder };
         foreach (var (name, value) in variables)
