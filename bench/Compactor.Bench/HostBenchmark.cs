@@ -1,0 +1,179 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Text.Json.Nodes;
+using Compactor.Host;
+using Compactor.Host.Evaluation;
+using Compactor.Native;
+using Compactor.Native.Compression;
+using Compactor.Native.Cpu;
+
+namespace Compactor.Bench;
+
+/// <summary>
+/// End to end on the host engine: a text is read, its cache compressed layer by layer, and tokens are decoded from what is left. Beside it the full cache, into which tokens are stored
+/// and no code of compression runs. All ways take turns within a repeat, in an order drawn anew.
+/// </summary>
+internal static class HostBenchmark
+{
+    private const int DecodedTokens = 64, BlockSize = 128, WarmUps = 3, Seed = 1;
+
+    private static readonly int[] s_lengths = [512, 1024, 2048];
+
+    /// <summary>A way to hold the cache; <paramref name="Retention"/> is null for the full cache without compression.</summary>
+    private sealed record Way(string Name, double? Retention);
+
+    private static readonly Way[] s_ways =
+        [new("full cache", null), .. ((double[])[1, 0.5, 0.25, 0.1]).Select(retention => new Way(string.Create(CultureInfo.InvariantCulture, $"retention {retention}"), retention))];
+
+    private sealed record Outcome(double FirstTokenMilliseconds, double TokensPerSecond, long PeakBlocks, long HeldBlocks, long CacheBytes, long Pairs, int[] Tokens);
+
+    /// <returns>An exit code: 1 where a length does not fit the model, or the results of two ways or repeats that must agree do not.</returns>
+    public static int Run(string? folder, int[] lengths, int repeats, int threads, string? json)
+    {
+        try
+        {
+            Execute(folder ?? Path.Combine(AppContext.BaseDirectory, "Models", "needle"), lengths, repeats, threads, json);
+            return 0;
+        }
+        catch (CompactorException failure)
+        {
+            Console.Error.WriteLine(failure.Message);
+            return 1;
+        }
+    }
+
+    private static void Execute(string folder, int[] lengths, int repeats, int threads, string? json)
+    {
+        if (repeats < 1)
+            throw Refused($"--repeats is {repeats}; use 1 or more.");
+        using var backend = new CpuBackend(threads);
+        using var model = LlamaModel.Load(folder);
+        var config = model.Config;
+        int most = config.MaxPositions - DecodedTokens;
+        foreach (int length in lengths)
+            if (length < BlockSize || length > most)
+                throw Refused($"--tokens is {length}; {model.Name} has {config.MaxPositions} positions, {DecodedTokens} of them for decoding: use {BlockSize} to {most}.");
+        if (lengths.Length == 0)
+        {
+            lengths = [.. s_lengths.Select(length => Math.Min(length, most)).Distinct()];
+            if (lengths[^1] < s_lengths[^1])
+                Console.Error.WriteLine($"{model.Name} has {config.MaxPositions} positions, {DecodedTokens} of them for decoding: contexts of {string.Join(", ", lengths)} tokens instead of {string.Join(", ", s_lengths)}");
+        }
+        var text = TextTokenizer.Load(folder);
+        Console.WriteLine($"{model.Name}, {backend.Description}; blocks of {BlockSize}, {DecodedTokens} tokens decoded, medians of {repeats}");
+        var contexts = new JsonObject();
+        foreach (int length in lengths)
+            contexts[$"{length} tokens"] = Report(Measure(model, backend, Prompt(text, length), repeats), length);
+        if (json is null)
+            return;
+        var result = BenchResult.New($"end to end on the host engine: {model.Name}");
+        result["dimensions"] = new JsonObject
+        {
+            ["layers"] = config.Layers,
+            ["query_heads"] = config.QueryHeads,
+            ["kv_heads"] = config.KvHeads,
+            ["head_dim"] = config.HeadDim,
+            ["block_size"] = BlockSize,
+            ["decoded_tokens"] = DecodedTokens,
+        };
+        (result["threads"], result["simd_bits"]) = (backend.Threads, (int)backend.Width);
+        (result["repeats"], result["warmup_repeats"], result["seed"]) = (repeats, WarmUps, Seed);
+        result["contexts"] = contexts;
+        BenchResult.Save(result, json);
+    }
+
+    /// <summary>A text that retrieval is tried on, of exactly this many tokens.</summary>
+    private static int[] Prompt(TextTokenizer text, int length)
+    {
+        string context = RetrievalTask.Named("multi-key").Create(2 * length + 2 * BlockSize, Seed, sentence => text.Encode(sentence).Length).Context;
+        int[] tokens = [.. text.Begin, .. text.Encode(context)];
+        return tokens.Length >= length ? tokens[..length] : throw new InvalidOperationException($"A text of {tokens.Length} tokens was made; {length} are needed.");
+    }
+
+    /// <summary>Outcomes of each way by repeat.</summary>
+    /// <exception cref="CompactorException">Retention 1 and the full cache decode different tokens, or two repeats do.</exception>
+    private static Dictionary<Way, List<Outcome>> Measure(LlamaModel model, CpuBackend backend, int[] prompt, int repeats)
+    {
+        using var meter = new PoolMeter();
+        using var engine = new Engine(model, backend, prompt.Length + DecodedTokens, BlockSize);
+        var expected = s_ways.ToDictionary(way => way, way => Once(engine, meter, prompt, way));
+        var (full, everything) = (expected[s_ways[0]].Tokens, expected[s_ways[1]].Tokens);
+        if (!full.SequenceEqual(everything))
+            throw Refused($"Of {prompt.Length} tokens, retention 1 decodes other tokens than the full cache, from token {full.Zip(everything).TakeWhile(pair => pair.First == pair.Second).Count()} on; nothing was timed.");
+        var random = new Random(Seed);
+        var outcomes = s_ways.ToDictionary(way => way, _ => new List<Outcome>());
+        for (int repeat = -WarmUps; repeat < repeats; repeat++)
+        {
+            Console.Error.WriteLine(repeat < 0 ? $"{prompt.Length} tokens: warming up, {-repeat} to go" : $"{prompt.Length} tokens: repeat {repeat + 1} of {repeats}");
+            var order = s_ways.ToArray();
+            random.Shuffle(order);
+            foreach (var way in order)
+            {
+                var outcome = Once(engine, meter, prompt, way);
+                if (!outcome.Tokens.SequenceEqual(expected[way].Tokens) || (outcome.PeakBlocks, outcome.HeldBlocks, outcome.Pairs) != (expected[way].PeakBlocks, expected[way].HeldBlocks, expected[way].Pairs))
+                    throw Refused($"Of {prompt.Length} tokens, {way.Name} decodes other tokens, or takes other blocks, than before.");
+                if (repeat >= 0)
+                    outcomes[way].Add(outcome);
+            }
+        }
+        return outcomes;
+    }
+
+    private static Outcome Once(Engine engine, PoolMeter meter, int[] prompt, Way way)
+    {
+        meter.Restart();
+        long start = Stopwatch.GetTimestamp();
+        using var context = way.Retention is { } retention ? engine.PrefillCompressed([prompt], Budget.Retention(retention))[0] : Store(engine, prompt);
+        double firstToken = Stopwatch.GetElapsedTime(start).TotalMilliseconds;
+        var (peak, held, pairs) = (meter.Peak, meter.Used, context.Pairs);
+        if (held != engine.Cache.Blocks - engine.Cache.FreeBlocks)
+            throw new InvalidOperationException($"The pool's meter counts {held} blocks in use; the pool has {engine.Cache.Blocks - engine.Cache.FreeBlocks}.");
+        var generation = new Generation(new GenerationOptions { MaxTokens = DecodedTokens });
+        start = Stopwatch.GetTimestamp();
+        int[] tokens = generation.Run([context])[0];
+        return new Outcome(firstToken, DecodedTokens / Stopwatch.GetElapsedTime(start).TotalSeconds, peak, held, held * (engine.Cache.Options.BlockBytes + BlockSize * sizeof(int)), pairs, tokens);
+    }
+
+    /// <summary>Reads a prompt as a run of tokens behind its first, which goes through the cache's plain store.</summary>
+    private static Context Store(Engine engine, int[] prompt)
+    {
+        var context = engine.PrefillCompressed([prompt[..1]], Budget.Retention(1))[0];
+        context.Extend(prompt[1..]);
+        return context;
+    }
+
+    private static CompactorException Refused(string message) => new(CompactorStatus.InvalidArgument, message);
+
+    private static JsonObject Report(Dictionary<Way, List<Outcome>> outcomes, int length)
+    {
+        var ways = new JsonObject();
+        var full = outcomes[s_ways[0]];
+        double prefill = BenchResult.Median([.. full.Select(outcome => outcome.FirstTokenMilliseconds)]), speed = BenchResult.Median([.. full.Select(outcome => outcome.TokensPerSecond)]);
+        Console.WriteLine();
+        Console.WriteLine($"{length + " tokens",-16} {"first token",12} {"compression adds",22} {"pairs kept",12} {"peak blocks",12} {"held blocks",12} {"cache",10} {"decoding",22}");
+        foreach (var (way, runs) in outcomes)
+        {
+            double[] firstToken = [.. runs.Select(run => run.FirstTokenMilliseconds)], tokensPerSecond = [.. runs.Select(run => run.TokensPerSecond)];
+            double added = BenchResult.Median([.. firstToken.Zip(full, (mine, base_) => mine - base_.FirstTokenMilliseconds)]);
+            var (time, rate) = (BenchResult.Median(firstToken), BenchResult.Median(tokensPerSecond));
+            var (peak, held, bytes, pairs) = (runs[0].PeakBlocks, runs[0].HeldBlocks, runs[0].CacheBytes, runs[0].Pairs);
+            string adds = way.Retention is null ? "" : string.Create(CultureInfo.InvariantCulture, $"{added:F2} ms ({added / prefill:P1})");
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"{way.Name,-16} {time,9:F1} ms {adds,22} {pairs,12:N0} {peak,12:N0} {held,12:N0} {bytes / 1e6,7:F2} MB {$"{rate:F0} tokens/s ({rate / speed:F2}x)",22}"));
+            ways[way.Name] = new JsonObject
+            {
+                ["kept_pairs"] = pairs,
+                ["peak_blocks"] = peak,
+                ["held_blocks"] = held,
+                ["cache_bytes"] = bytes,
+                ["median_first_token"] = time,
+                ["median_added"] = added,
+                ["added_share_of_prefill"] = added / prefill,
+                ["median_decoding"] = rate,
+                ["first_token_milliseconds"] = BenchResult.Values(firstToken),
+                ["tokens_per_second"] = BenchResult.Values(tokensPerSecond),
+            };
+        }
+        return ways;
+    }
+}
