@@ -32,6 +32,8 @@ internal static class CapacityBenchmark
 
     private static readonly double[] s_retentions = [1, 0.75, 0.5, 0.25, 0.1];
 
+    private sealed record Pool(Model Model, int Gigabytes, int BlockSize, double Retention);
+
     /// <param name="WorkspaceBytes">Of one layer's scores and lists of survivors.</param>
     /// <param name="Blocks">Of the pool.</param>
     /// <param name="Sequences">Sequences that are in it when it refuses.</param>
@@ -43,40 +45,41 @@ internal static class CapacityBenchmark
     public static int Run(string? json)
     {
         var demo = s_retentions.Where(retention => retention < 1).ToDictionary(retention => retention, KeptShares.OfDemo);
+        var pools = (from model in s_models from gigabytes in s_gigabytes from blockSize in s_blockSizes from retention in s_retentions select new Pool(model, gigabytes, blockSize, retention)).ToArray();
+        var admissions = new Admission[pools.Length];
+        int done = 0;
+        Parallel.For(0, pools.Length, i =>
+        {
+            admissions[i] = Admit(pools[i], demo);
+            Console.Error.WriteLine($"{Interlocked.Increment(ref done)} of {pools.Length} pools filled");
+        });
         Console.WriteLine($"sequences of {Tokens:N0} tokens, bfloat16, by retention; in brackets, times those of retention 1");
-        Console.WriteLine($"{"model",-14} {"memory",8} {"block",6}" + string.Concat(s_retentions.Select(retention => $"{retention.ToString(CultureInfo.InvariantCulture),16}")));
+        Console.Write($"{"model",-14} {"memory",8} {"block",6}{string.Concat(s_retentions.Select(retention => string.Create(CultureInfo.InvariantCulture, $"{retention,16}")))}");
         var results = new JsonArray();
-        foreach (var model in s_models)
-            foreach (int gigabytes in s_gigabytes)
-                foreach (int blockSize in s_blockSizes)
-                {
-                    Console.Error.WriteLine($"{model.Name}, {gigabytes} GB, blocks of {blockSize}");
-                    string line = $"{model.Name,-14} {gigabytes + " GB",8} {blockSize,6}";
-                    int whole = 0;
-                    foreach (double retention in s_retentions)
-                    {
-                        var admission = Admit(model, gigabytes, blockSize, retention, demo);
-                        whole = retention == 1 ? admission.Sequences : whole;
-                        double ratio = (double)admission.Sequences / whole;
-                        line += string.Create(CultureInfo.InvariantCulture, $"{$"{admission.Sequences} ({ratio:F2}x)",16}");
-                        results.Add(new JsonObject
-                        {
-                            ["model"] = model.Name,
-                            ["memory_gigabytes"] = gigabytes,
-                            ["block_size"] = blockSize,
-                            ["retention"] = retention,
-                            ["workspace_bytes"] = admission.WorkspaceBytes,
-                            ["blocks"] = admission.Blocks,
-                            ["blocks_a_sequence"] = admission.PerSequence,
-                            ["peak_blocks_of_an_admission"] = admission.Peak,
-                            ["unused_slots_share"] = admission.UnusedShare,
-                            ["sequences"] = admission.Sequences,
-                            ["times_retention_1"] = ratio,
-                        });
-                    }
-                    Console.WriteLine(line);
-                }
-        Console.WriteLine(Assumptions);
+        int whole = 0;
+        foreach (var (pool, admission) in pools.Zip(admissions))
+        {
+            if (pool.Retention == 1)
+                Console.Write($"\n{pool.Model.Name,-14} {pool.Gigabytes + " GB",8} {pool.BlockSize,6}");
+            whole = pool.Retention == 1 ? admission.Sequences : whole;
+            double ratio = (double)admission.Sequences / whole;
+            Console.Write(string.Create(CultureInfo.InvariantCulture, $"{$"{admission.Sequences} ({ratio:F2}x)",16}"));
+            results.Add(new JsonObject
+            {
+                ["model"] = pool.Model.Name,
+                ["memory_gigabytes"] = pool.Gigabytes,
+                ["block_size"] = pool.BlockSize,
+                ["retention"] = pool.Retention,
+                ["workspace_bytes"] = admission.WorkspaceBytes,
+                ["blocks"] = admission.Blocks,
+                ["blocks_a_sequence"] = admission.PerSequence,
+                ["peak_blocks_of_an_admission"] = admission.Peak,
+                ["unused_slots_share"] = admission.UnusedShare,
+                ["sequences"] = admission.Sequences,
+                ["times_retention_1"] = ratio,
+            });
+        }
+        Console.WriteLine($"\n{Assumptions}");
         if (json is not null)
         {
             var result = BenchResult.New("sequences of 32K tokens that a paged cache admits beside a model's weights");
@@ -101,8 +104,9 @@ internal static class CapacityBenchmark
 
     private static long WeightBytes(Model model) => (long)Math.Round(model.BillionParameters * 1e9) * ElementType.BFloat16.Size();
 
-    private static Admission Admit(Model model, int gigabytes, int blockSize, double retention, Dictionary<double, int[]> demo)
+    private static Admission Admit(Pool pool, Dictionary<double, int[]> demo)
     {
+        var (model, gigabytes, blockSize, retention) = pool;
         var plan = new LayerPlan(new LayerShape([0, Tokens], model.QueryHeads, model.KvHeads, model.HeadDim, ElementType.BFloat16), CompressionPresets.Paper, Budget.Retention(retention));
         var driver = new SelectingDriver(plan.KeepsEverything ? [] : KeptShares.Offsets(plan, demo[retention]));
         using var backend = new GpuBackend(driver, driver.CreateStream());
