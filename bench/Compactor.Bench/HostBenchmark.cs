@@ -147,12 +147,14 @@ internal static class HostBenchmark
         return new Outcome(compression, firstToken, DecodedTokens / Stopwatch.GetElapsedTime(start).TotalSeconds, peak, held, held * (engine.Cache.Options.BlockBytes + BlockSize * sizeof(int)), pairs, tokens);
     }
 
-    /// <summary>Reads a prompt as a run of tokens behind its first, which goes through the cache's plain store.</summary>
+    /// <summary>What <see cref="Engine.PrefillCompressed"/> does, with each layer's tokens stored as they are.</summary>
     private static Context Store(Engine engine, int[] prompt)
     {
-        var context = engine.PrefillCompressed([prompt[..1]], Budget.Retention(1))[0];
-        context.Extend(prompt[1..]);
-        return context;
+        var batch = new TokenBatch([prompt], [0], null);
+        var sequences = engine.NewSequences(1);
+        using var activations = new LayerActivations(engine.Backend, engine.Model.Config, prompt.Length);
+        using var residual = engine.Forward.Run(batch, _ => activations, (layer, done) => sequences[0].Store(layer, done.Inputs.Key, done.Inputs.Value, 0, prompt.Length, 0));
+        return engine.NewContexts(batch, sequences, residual.View)[0];
     }
 
     private static CompactorException Refused(string message) => new(CompactorStatus.InvalidArgument, message);
