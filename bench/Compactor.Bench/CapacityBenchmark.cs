@@ -15,7 +15,7 @@ internal static class CapacityBenchmark
 {
     public const int Tokens = 32_768;
 
-    /// <summary>Share of the device's memory that a host uses: vLLM's default for gpu_memory_utilization (its engine arguments).</summary>
+    /// <summary>Share of the device's memory that a host uses: vLLM's default for gpu_memory_utilization (docs.vllm.ai, engine arguments).</summary>
     private const double Utilization = 0.9;
 
     private const string Assumptions =
