@@ -58,6 +58,8 @@ internal static class HostBenchmark
         using var model = LlamaModel.Load(folder);
         var config = model.Config;
         int most = config.MaxPositions - DecodedTokens;
+        if (most < BlockSize)
+            throw Refused($"{model.Name} has {config.MaxPositions} positions; use a model with {BlockSize + DecodedTokens} or more.");
         foreach (int length in lengths)
             if (length < BlockSize || length > most)
                 throw Refused($"--tokens is {length}; {model.Name} has {config.MaxPositions} positions, {DecodedTokens} of them for decoding: use {BlockSize} to {most}.");
@@ -65,7 +67,8 @@ internal static class HostBenchmark
         {
             lengths = [.. s_lengths.Select(length => Math.Min(length, most)).Distinct()];
             if (lengths[^1] < s_lengths[^1])
-                Console.Error.WriteLine($"{model.Name} has {config.MaxPositions} positions, {DecodedTokens} of them for decoding: contexts of {string.Join(", ", lengths)} tokens instead of {string.Join(", ", s_lengths)}");
+                Console.Error.WriteLine(
+                    $"{model.Name} has {config.MaxPositions} positions, {DecodedTokens} of them for decoding: contexts of {string.Join(", ", lengths)} tokens instead of {string.Join(", ", s_lengths)}");
         }
         var text = TextTokenizer.Load(folder);
         Console.WriteLine($"{model.Name}, {backend.Description}; blocks of {BlockSize}, {DecodedTokens} tokens decoded, medians of {repeats}");
@@ -186,7 +189,7 @@ internal static class HostBenchmark
             if (way.Retention is not null)
             {
                 double added = BenchResult.Median([.. runs.Zip(stored, (mine, store) => mine.CompressionMilliseconds - store.CompressionMilliseconds)]);
-                adds = string.Create(CultureInfo.InvariantCulture, $"{added:F2} ms ({added / prefill:P1})");
+                adds = runs == stored ? "" : string.Create(CultureInfo.InvariantCulture, $"{added:F2} ms ({added / prefill:P1})");
                 measured["median_added_milliseconds"] = added;
                 measured["compression_milliseconds"] = BenchResult.Values(runs.Select(run => run.CompressionMilliseconds));
             }

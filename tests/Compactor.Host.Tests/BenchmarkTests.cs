@@ -75,6 +75,8 @@ public sealed class BenchmarkTests : IDisposable
     [Theory]
     [InlineData("--tokens is 961; needle has 1024 positions, 64 of them for decoding: use 128 to 960.", "--tokens", "256", "961")]
     [InlineData("--tokens is 0; needle has 1024 positions, 64 of them for decoding: use 128 to 960.", "--tokens", "0")]
+    [InlineData("llama2 has 64 positions; use a model with 192 or more.", "--model", "data/host/llama2")]
+    [InlineData("'nowhere/config.json' does not exist; give the folder of a checkpoint in Hugging Face layout.", "--model", "nowhere")]
     [InlineData("--repeats is 0; use 1 or more.", "--repeats", "0")]
     [InlineData("The thread count is -1; use 1 or more, or 0 for all cores.", "--threads", "-1")]
     public void What_cannot_be_measured_is_refused(string message, params string[] arguments)
@@ -97,7 +99,7 @@ public sealed class BenchmarkTests : IDisposable
 
     private static (int ExitCode, string Output, string Error) Run(string[] arguments)
     {
-        using var process = Process.Start(new ProcessStartInfo("dotnet", [s_tool, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+        using var process = Process.Start(new ProcessStartInfo("dotnet", [s_tool, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = AppContext.BaseDirectory })!;
         var error = process.StandardError.ReadToEndAsync();
         string output = process.StandardOutput.ReadToEnd();
         process.WaitForExit();
