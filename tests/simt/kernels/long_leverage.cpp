@@ -174,6 +174,7 @@ static void check_pieces()
 int main()
 {
     return simt::test([] {
+        for (i32 count : {1, 512, 49152, 49153, 131072, 1 << 30}) CHECK(parts_of(count) <= 96 && part_tokens(count) >= 512 && part_tokens(count) % 128 == 0);
         check(LeverageCase({1100, 0, 1}, 1, WHOLE, 0, 0, true, false, 1e-2, COMPACTOR_ROTARY ? 0 : 300), 2);
         check(LeverageCase({700, 530}, COMPACTOR_PAGED ? 2 : 1, WHOLE, 4, 3, true, true, 5e-3, 2), 1);
         check(LeverageCase({1300, 900}, 2, 500, 0, 0, false, true, 1e-2, 0), 1);
