@@ -78,8 +78,16 @@ def mutations(text):
             yield "bound", m.end(), end, "false" if leaves else "true"
     # `index < count ? value : 0`: the value in any case.
     for m in re.finditer(r"([\w.\[\]()>+\-* ]*[\w)\]] (<|>=) [\w.]+) \? ", code):
-        if "constexpr" not in code[code.rfind("\n", 0, m.start()):m.start()] and m[1].count("(") == m[1].count(")"):
+        if "constexpr" not in code[code.rfind("\n", 0, m.start()):m.start()] and balanced(m[1]):
             yield "bound", m.end(1) - len(m[1].lstrip().removeprefix("return ")), m.end(1), "true" if m[2] == "<" else "false"
+
+
+def balanced(text):
+    """Whether every parenthesis is closed, and none before it is opened."""
+    depth = [0]
+    for c in text:
+        depth.append(depth[-1] + {"(": 1, ")": -1}.get(c, 0))
+    return min(depth) == depth[-1] == 0
 
 
 def identity(file, text, start, end, replacement):
