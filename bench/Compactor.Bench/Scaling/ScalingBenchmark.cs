@@ -17,7 +17,8 @@ internal sealed record StageScaling(string Name, IReadOnlyList<(int Tokens, doub
 /// <summary>Time of each CPU stage, and of all of them, against the number of tokens: reference layer, doubling.</summary>
 internal static class ScalingBenchmark
 {
-    private const int WarmUps = 3;
+    /// <summary>Untimed repeats of every length, and of the shortest before all: the JIT replaces its first, quick code only after tens of calls.</summary>
+    private const int WarmUps = 3, FirstWarmUps = 50;
 
     /// <summary>Lengths below a sixteenth of the longest show what a call costs, not how a stage grows, and are not fitted.</summary>
     private const int FittedShare = 16;
@@ -58,6 +59,7 @@ internal static class ScalingBenchmark
             lengths.Add((int)n);
         using var backend = new CpuBackend(threads);
         var samples = new Dictionary<string, List<(int Tokens, double[] Seconds)>>();
+        Measure(backend, from, type, FirstWarmUps);
         foreach (int tokens in lengths)
         {
             Console.Error.WriteLine($"N {tokens} ...");

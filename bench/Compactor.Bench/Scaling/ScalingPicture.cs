@@ -19,7 +19,7 @@ internal static class ScalingPicture
 
     public static byte[] Draw(IReadOnlyList<StageScaling> stages, int fittedFrom, string device, ElementType type)
     {
-        var plot = Picture.NewPlot($"CPU stages of one layer: {device}, {type.ToString().ToLowerInvariant()}", "tokens", "ms");
+        var plot = Picture.NewPlot($"Stages of one layer: {device}, {type.ToString().ToLowerInvariant()}", "tokens", "ms");
         foreach (var (stage, (color, shape)) in stages.Zip(s_styles))
         {
             double[] n = [.. stage.Points.Select(p => Math.Log2(p.Tokens))], fitted = [Math.Log2(fittedFrom), n[^1]];
@@ -33,7 +33,8 @@ internal static class ScalingPicture
         plot.Axes.Left.TickGenerator = new NumericAutomatic { LabelFormatter = power => Math.Pow(10, power).ToString("0.###", CultureInfo.InvariantCulture), IntegerTicksOnly = true };
         plot.Axes.SetLimitsX(ticks[0] - 0.2, ticks[^1] + 0.2);
         Picture.Legend(plot);
-        plot.Layout.Fixed(new PixelPadding(74, 270, 52, 42));
-        return Picture.Render(plot, "", "", Height).Png;
+        plot.Layout.Fixed(new PixelPadding(74, 285, 52, 42));
+        plot.ScaleFactor = 1;
+        return plot.GetImageBytes(Picture.WidthInPoints, Height, ImageFormat.Png);
     }
 }
