@@ -1,15 +1,12 @@
 """
-Stages as graphs of standard ONNX operators (opset 13): `onnx_graphs.py DIR`, where shape.json names the stage, writes DIR/NAME.onnx for every way of writing it.
-Cholesky factorisation is no ONNX operator, so leverage, and scores with it, have no graph.
+Stages as graphs of standard ONNX operators (opset 13). Cholesky factorisation is no ONNX operator, so leverage, and scores with it, have no graph.
 """
-import json
 import os
-import sys
 
 import torch
 
-folder = sys.argv[1]
-shape = json.load(open(os.path.join(folder, "shape.json")))
+from peer import folder, shape
+
 STAGE, N, HQ, HKV, D = (shape[name] for name in ("stage", "tokens", "query_heads", "kv_heads", "head_dim"))
 G = HQ // HKV
 
@@ -79,6 +76,8 @@ class Graph(torch.nn.Module):
         return self.function(*inputs)
 
 
-ways, inputs = stage()
-for name, function in ways.items():
-    torch.onnx.export(Graph(function), tuple(inputs.values()), os.path.join(folder, name + ".onnx"), input_names=list(inputs), opset_version=13)
+def export():
+    """Writes DIR/NAME.onnx for every way of writing the stage."""
+    ways, inputs = stage()
+    for name, function in ways.items():
+        torch.onnx.export(Graph(function), tuple(inputs.values()), os.path.join(folder, name + ".onnx"), input_names=list(inputs), opset_version=13)

@@ -1,6 +1,7 @@
 """Seconds of the layer's two kinds of matrix product in PyTorch, in one process: OpenBLAS takes its kernels by OPENBLAS_CORETYPE once, and on some machines finds slow ones itself."""
 import time
 
+import numpy  # noqa: F401, which the peers need, too
 import torch
 
 PRODUCTS = [(torch.randn(16_384, 128), torch.randn(128, 48)), (torch.randn(1024, 128), torch.randn(128, 256))]

@@ -5,6 +5,7 @@ command, each answer one JSON line on stdout:
   tune      times every way of writing each part at 1 and 2 threads, keeps the fastest of each and the better number of threads, and reports all
   outputs   writes the result to DIR/peer_outputs.bin, float32
   run       runs once and reports seconds
+  graphs    writes the stage as ONNX graphs, for another peer
 """
 import json
 import os
@@ -77,5 +78,10 @@ def serve(compute, **parts):
                 answer(done=True)
             elif command == "run":
                 answer(seconds=seconds(whole, ways))
+            elif command == "graphs":
+                import onnx_graphs
+                with torch.inference_mode(False):
+                    onnx_graphs.export()
+                answer(done=True)
             else:
                 answer(error="unknown command " + command)

@@ -16,12 +16,12 @@ internal sealed class OnnxRuntimePeer : Peer
     private readonly List<OrtValue> _values = [];
     private InferenceSession? _session;
 
-    /// <param name="python">Exports the graphs.</param>
-    /// <param name="folder">The subject's inputs; receives the graphs.</param>
+    /// <param name="exporter">Writes the graphs into the folder.</param>
+    /// <param name="folder">The subject's inputs.</param>
     /// <param name="subject">Must have a graph.</param>
-    public OnnxRuntimePeer(Python python, PeerFolder folder, Subject subject)
+    public OnnxRuntimePeer(PyTorchPeer exporter, PeerFolder folder, Subject subject)
     {
-        python.Run("onnx_graphs.py", folder.Path);
+        exporter.ExportGraphs();
         _graphs = [.. Directory.GetFiles(folder.Path, "*.onnx").Order(StringComparer.Ordinal)];
         _inputs = subject.Inputs.ToDictionary(input => input.Name);
     }

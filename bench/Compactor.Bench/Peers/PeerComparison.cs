@@ -44,11 +44,12 @@ internal sealed record PeerComparison(int Threads, Python Python, int Pairs)
     {
         Console.WriteLine($"\n{subject.Name}; ours: {backend.Description}");
         using var folder = new PeerFolder(subject);
-        List<Peer> peers = [new PyTorchPeer(Python, folder, subject.Script)];
+        var pyTorch = new PyTorchPeer(Python, folder, subject.Script);
+        List<Peer> peers = [pyTorch];
         try
         {
             if (subject.HasOnnxGraph)
-                peers.Add(new OnnxRuntimePeer(Python, folder, subject));
+                peers.Add(new OnnxRuntimePeer(pyTorch, folder, subject));
             else
                 Console.WriteLine("ONNX Runtime: not compared; the Cholesky factorisation of leverage is no standard operator");
             return Compare(subject, backend, peers);

@@ -24,6 +24,9 @@ internal sealed class PyTorchPeer : Peer
         return MemoryMarshal.Cast<byte, float>(File.ReadAllBytes(_folder.PathOf("peer_outputs.bin"))).ToArray();
     }
 
+    /// <summary>Writes the stage as ONNX graphs into the folder.</summary>
+    public void ExportGraphs() => Ask("graphs");
+
     private JsonObject Ask(string command)
     {
         _process.StandardInput.WriteLine(command);

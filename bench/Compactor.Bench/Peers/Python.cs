@@ -24,23 +24,20 @@ internal sealed class Python
     /// <summary>The Python at a path; null, and what to install, where it has no PyTorch and NumPy.</summary>
     public static Python? Find(string path)
     {
+        var python = new Python(path);
         try
         {
-            using var probe = Process.Start(new ProcessStartInfo(path, ["-c", "import torch, numpy"]) { RedirectStandardError = true })!;
-            probe.StandardError.ReadToEnd();
-            probe.WaitForExit();
-            if (probe.ExitCode == 0)
-            {
-                var python = new Python(path);
-                python.ChooseKernels();
-                return python;
-            }
+            python.ChooseKernels();
+            return python;
         }
         catch (System.ComponentModel.Win32Exception exception)
         {
             Console.Error.WriteLine($"{path} does not start: {exception.Message}");
         }
-        Console.Error.WriteLine($"{path} has no torch and numpy; install them with: apt-get install python3-torch python3-numpy libopenblas0-pthread");
+        catch (InvalidOperationException)
+        {
+            Console.Error.WriteLine($"{path} cannot compare. It needs torch and numpy: apt-get install python3-torch python3-numpy libopenblas0-pthread");
+        }
         return null;
     }
 
@@ -54,23 +51,13 @@ internal sealed class Python
         return Process.Start(start) ?? throw new InvalidOperationException($"{_path} did not start.");
     }
 
-    /// <summary>Runs a script to its end and returns what it printed.</summary>
-    /// <exception cref="InvalidOperationException">It failed; its error is on standard error.</exception>
-    public string Run(string script, params string[] arguments)
-    {
-        using var process = Start(script, arguments);
-        string output = process.StandardOutput.ReadToEnd();
-        process.WaitForExit();
-        return process.ExitCode == 0 ? output : throw new InvalidOperationException($"{script} ended with {process.ExitCode}; its error is above.");
-    }
-
     private void ChooseKernels()
     {
         var seconds = new List<(string? Kernels, string Name, double Seconds)>();
         foreach (string? kernels in ((string?[])[null, "Haswell", Avx512F.IsSupported ? "SkylakeX" : null, Environment.GetEnvironmentVariable(CoreType)]).Distinct())
         {
             _coreType = kernels;
-            seconds.Add((kernels, kernels ?? "its own choice", double.Parse(Run("openblas.py"), CultureInfo.InvariantCulture)));
+            seconds.Add((kernels, kernels ?? "its own choice", SecondsOfProducts()));
         }
         string chosen;
         (_coreType, chosen, _) = seconds.MinBy(s => s.Seconds);
@@ -78,5 +65,13 @@ internal sealed class Python
             OpenBlas[name] = time;
         OpenBlas["chosen"] = chosen;
         Console.WriteLine($"PyTorch's matrix products by OpenBLAS's kernels: {string.Join(", ", seconds.Select(s => $"{s.Name} {s.Seconds * 1e3:F2} ms"))}; {chosen} is used");
+    }
+
+    private double SecondsOfProducts()
+    {
+        using var process = Start("openblas.py");
+        string seconds = process.StandardOutput.ReadToEnd();
+        process.WaitForExit();
+        return process.ExitCode == 0 ? double.Parse(seconds, CultureInfo.InvariantCulture) : throw new InvalidOperationException($"openblas.py ended with {process.ExitCode}.");
     }
 }
