@@ -5,7 +5,7 @@ using Compactor.Native.Gpu;
 namespace Compactor.Bench;
 
 /// <summary>A device that does nothing at once: what is left is the host's side. Device addresses stand for no memory, page-locked memory is the host's.</summary>
-internal sealed unsafe class NullDriver : GpuDriver
+internal unsafe class NullDriver : GpuDriver
 {
     private nint _next = 1 << 20;
 

@@ -242,6 +242,14 @@ class CommittedResults(Case):
         after["export_milliseconds"] = [1.3 * time for time in after["export_milliseconds"]]
         self.assert_slower(self.run_on(before, after), "export_milliseconds")
 
+    def test_a_host_that_decodes_at_two_thirds_of_the_speed_is_named(self):
+        before, after = committed("2026-11-26-cpu-host.json"), committed("2026-11-26-cpu-host.json")
+        way = after["contexts"]["512 tokens"]["retention 0.25"]
+        way["tokens_per_second"] = [speed / 1.5 for speed in way["tokens_per_second"]]
+        outcome = self.run_on(before, after)
+        self.assert_slower(outcome, "contexts, 512 tokens, retention 0.25, tokens_per_second")
+        self.assertIn("| tokens/s | more |", outcome[1])
+
     def test_every_kind_of_list_is_read(self):
         host = {"ProcessorName": "AMD EPYC", "LogicalCoreCount": 2}
         documents = {
@@ -254,6 +262,8 @@ class CommittedResults(Case):
                                     lambda d: [d["stages"]["select"]["lengths"]["N 1024"]["seconds"]], 1),
             "launch cost": ({"benchmark": "host time of one layer's compression", "cpu": "AMD EPYC", "presets": {"paper": {"launches": 9, "microseconds": samples(numpy.random.default_rng(1), 30)}}},
                             lambda d: [d["presets"]["paper"]["microseconds"]], 1),
+            "host, time": (committed("2026-11-26-cpu-host.json"), lambda d: [way["first_token_milliseconds"] for context in d["contexts"].values() for way in context.values()], 1),
+            "host, speed": (committed("2026-11-26-cpu-host.json"), lambda d: [way["tokens_per_second"] for context in d["contexts"].values() for way in context.values()], -1),
             "BenchmarkDotNet": ({"HostEnvironmentInfo": host, "Benchmarks": [{"FullName": "Stages.Leverage", "Statistics": {"OriginalValues": samples(numpy.random.default_rng(2), 1e6)}}]},
                                 lambda d: [d["Benchmarks"][0]["Statistics"]["OriginalValues"]], 1),
         }

@@ -1,8 +1,9 @@
-"""Proves that the kernels' tests notice faults: takes away, one at a time, each barrier, wait and bound check of cuda/, and runs the tests of the kernels that contain it;
-those of a bound that is not missed are run under AddressSanitizer too, where there is a build with it.
+"""Proves that the kernels' tests notice faults: takes away, one at a time, each barrier, wait and bound check of cuda/, and runs the tests that come by it;
+those of a bound that is not missed run under AddressSanitizer too, where there is a build with it.
 
-    cmake -S tests/simt -B build/simt && cmake --build build/simt --target simt && python3 tests/simt/mutate.py build/simt [--sanitized build/simt-sanitized] [--only TEXT | --every N] [--list] [--jobs N]
+    cmake -S tests/simt -B build/simt && cmake --build build/simt --target simt && python3 tests/simt/mutate.py build/simt [--sanitized build/simt-sanitized] [--only TEXT | --every N] [--list] [--jobs N] [--json FILE]
 
+All faults are compiled in at once, each behind a switch (planted.hpp), so a test is compiled once and not once a fault.
 At least 90 % of the faults must make a test fail, and each survivor must stand in survivors.txt with the reason why it is harmless (bounds only where the sanitizers looked too). A test that does not end counts as failing.
 """
 import argparse
@@ -15,11 +16,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 UNTOUCHED = {"ptx.cuh", "ptx_sm90a.cuh", "types.cuh"}
-SECONDS = 300   # a test slower than this hangs; unmutated ones take a few
 
 # What is taken away as it stands, and what for.
 STATEMENTS = [
@@ -29,9 +32,21 @@ STATEMENTS = [
     ("wait", re.compile(r"(?<!void )\bwait\([^;{]*\);|wgmma_wait(_but<\d>)?\([^;{]*\);"), lambda m: ";"),
     ("commit", re.compile(r"(?<!void )(cp_async|wgmma)_commit\(\);"), lambda m: ";"),
     ("fence", re.compile(r"(?<!void )(fence_async_proxy|wgmma_fence)\(\);"), lambda m: ";"),
-    ("order", re.compile(r"atomic_add_acq_rel\("), lambda m: "atomic_add_global("),
 ]
+ORDERED = re.compile(r"(?<!u32 )atomic_add_acq_rel\(")
 RELATION = re.compile(r"[\w)\]] (<|<=|>|>=) [\w(\-]")
+
+
+@dataclass
+class Fault:
+    """`number` switches it on; what stands at start..end of the file becomes the replacement."""
+    number: int
+    kind: str
+    file: str
+    name: str
+    start: int
+    end: int
+    replacement: str
 
 
 def closing(text, opening):
@@ -50,6 +65,9 @@ def mutations(text):
     for kind, pattern, replacement in STATEMENTS:
         for m in pattern.finditer(code):
             yield kind, m.start(), m.end(), replacement(m)
+    for m in ORDERED.finditer(code):
+        end = closing(code, m.end() - 1) + 1
+        yield "order", m.start(), end, "atomic_add_global(" + code[m.end():end]
     for m in re.finditer(r"(?<!constexpr )\bif \(", code):
         if "if constexpr" in code[max(0, m.start() - 12):m.end()]:
             continue
@@ -60,10 +78,8 @@ def mutations(text):
             yield "bound", m.end(), end, "false" if leaves else "true"
     # `index < count ? value : 0`: the value in any case.
     for m in re.finditer(r"([\w.\[\]()>+\-* ]*[\w)\]] (<|>=) [\w.]+) \? ", code):
-        if "constexpr" not in code[code.rfind("\n", 0, m.start()):m.start()]:
-            start = m.start() + len(m[1]) - len(m[1].lstrip(" ("))
-            if m[1].count("(") == m[1].count(")"):
-                yield "bound", m.start(1) + len(m[1]) - len(m[1].lstrip()), m.end(1), " true" if m[2] == "<" else " false"
+        if "constexpr" not in code[code.rfind("\n", 0, m.start()):m.start()] and m[1].count("(") == m[1].count(")"):
+            yield "bound", m.end(1) - len(m[1].lstrip().removeprefix("return ")), m.end(1), "true" if m[2] == "<" else "false"
 
 
 def identity(file, text, start, end, replacement):
@@ -72,6 +88,35 @@ def identity(file, text, start, end, replacement):
     line = text[first:text.find("\n", end)].split("//")[0].strip()
     before = text[:first].count(line)
     return f"{file}: {' '.join(line.split())}{f' ({before + 1})' if before else ''} => {'removed' if replacement == ';' else replacement.strip()}"
+
+
+def all_faults():
+    faults = []
+    for path in sorted([*(ROOT / "cuda").glob("*.cu"), *(ROOT / "cuda").glob("*.cuh")]):
+        if path.name not in UNTOUCHED:
+            text = path.read_text()
+            for kind, start, end, replacement in mutations(text):
+                faults.append(Fault(len(faults), kind, path.name, identity(path.name, text, start, end, replacement), start, end, replacement))
+    return faults
+
+
+def switched(text, faults, start=0, end=None):
+    """A source in which every fault stands beside what it replaces; one fault may lie within another."""
+    end = len(text) if end is None else end
+    out, at = [], start
+    faults = sorted((f for f in faults if start <= f.start and f.end <= end), key=lambda f: (f.start, -f.end))
+    while faults:
+        here = [f for f in faults if (f.start, f.end) == (faults[0].start, faults[0].end)]
+        inside = [f for f in faults if f not in here and f.start < here[0].end]
+        kept = switched(text, inside, here[0].start, here[0].end)
+        out.append(text[at:here[0].start])
+        if kept.endswith(";"):
+            out.append("{ " + "".join(f"if (planted::on({f.number})) {{ {f.replacement} }} else " for f in here) + f"{{ {kept} }} }}")
+        else:
+            out.append("(" + "".join(f"planted::on({f.number}) ? {f.replacement} : " for f in here) + f"({kept}))")
+        at = here[0].end
+        faults = [f for f in faults if f.start >= at]
+    return "".join(out) + text[at:end]
 
 
 def includes(file, folder):
@@ -84,56 +129,68 @@ def includes(file, folder):
     return found
 
 
-def tests_of(build):
-    """The kernels' tests of a build folder."""
-    library = (build / "libsimt.so").resolve(strict=True)
-    return [Test(c, library) for c in json.loads((build / "compile_commands.json").read_text()) if "/simt/kernels/" in c["file"]]
-
-
 class Test:
-    """A variant of a kernel's test, as the build compiles it."""
+    """A variant of a kernel's test, compiled from the sources with switches as the build compiles the ones without, when it is first needed."""
 
-    def __init__(self, entry, library):
-        self.source, self.library = Path(entry["file"]), library
-        self.arguments = shlex.split(entry["command"])
-        self.name = Path(self.arguments[self.arguments.index("-o") + 1]).parts[-3].removesuffix(".dir")
-        includes_of_test = re.findall(r'#include "([\w./]+)"', self.source.read_text())
-        for local in list(includes_of_test):
-            if (self.source.parent / local).exists():
-                includes_of_test += re.findall(r'#include "([\w./]+)"', (self.source.parent / local).read_text())
-        self.files = set().union(*(includes(Path(i).name, ROOT / "cuda") for i in includes_of_test))
+    def __init__(self, entry, library, root):
+        self.root, self.library, self.lock, self.met = root, library, threading.Lock(), None
+        source = Path(entry["file"])
+        arguments = [a.replace(str(ROOT / "cuda"), str(root / "cuda")).replace(str(ROOT / "tests"), str(root / "tests")) for a in shlex.split(entry["command"])]
+        self.output = arguments.index("-o") + 1
+        self.name = Path(arguments[self.output]).parts[-3].removesuffix(".dir")
+        self.program = root / f"{self.name}{'.sanitized' if any(a.startswith('-fsanitize=address') for a in arguments) else ''}"
+        arguments[self.output] = f"{self.program}.o"
+        self.arguments = [arguments[0], "-include", str(root / "tests/simt/planted.hpp"), *arguments[1:], "-w"]
+        named = re.findall(r'#include "([\w./]+)"', source.read_text())
+        for local in list(named):
+            if (source.parent / local).exists():
+                named += re.findall(r'#include "([\w./]+)"', (source.parent / local).read_text())
+        self.files = set().union(*(includes(Path(i).name, ROOT / "cuda") for i in named))
 
-    def fails(self, root, folder):
-        """'' when it passes, 'invalid' when it does not compile, otherwise what it said."""
-        program = folder / self.name
-        arguments = [a.replace(str(ROOT / "cuda"), str(root / "cuda")).replace(str(ROOT / "tests"), str(root / "tests")) for a in self.arguments]
-        arguments[arguments.index("-o") + 1] = f"{program}.o"
-        if subprocess.run([*arguments, "-w"], capture_output=True, cwd=folder).returncode != 0:
-            return "invalid"
-        sanitizers = [a for a in arguments if a.startswith("-fsanitize=") and a != "-fsanitize=thread"]
-        subprocess.run(["g++", *sanitizers, f"{program}.o", str(self.library), f"-Wl,-rpath,{self.library.parent}", "-o", str(program)], check=True, capture_output=True)
+    def run(self, environment, seconds):
         try:
-            done = subprocess.run([program], capture_output=True, text=True, errors="replace", timeout=SECONDS)
+            done = subprocess.run([self.program], capture_output=True, text=True, errors="replace", timeout=seconds, env={**os.environ, **environment})
         except subprocess.TimeoutExpired:
             return "does not end"
         return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["crashed"])[0]
 
+    def comes_by(self, fault):
+        """Whether the test, without a fault, gets to where it would be."""
+        with self.lock:
+            if self.met is None:
+                subprocess.run(self.arguments, check=True, cwd=self.root)
+                sanitizers = [a for a in self.arguments if a.startswith("-fsanitize=") and a != "-fsanitize=thread"]
+                subprocess.run(["g++", *sanitizers, f"{self.program}.o", str(self.library), f"-Wl,-rpath,{self.library.parent}", "-o", str(self.program)], check=True)
+                os.remove(f"{self.program}.o")
+                began = time.monotonic()
+                said = self.run({"SIMT_MET": f"{self.program}.met"}, 600)
+                if said:
+                    raise RuntimeError(f"{self.name} fails without a fault: {said}")
+                self.seconds = time.monotonic() - began
+                self.met = {int(line) for line in Path(f"{self.program}.met").read_text().split()}
+        return fault.number in self.met
 
-def plant(tests, file, start, end, replacement):
-    """Plants a fault and runs tests until one fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "root"
-        shutil.copytree(ROOT / "cuda", root / "cuda")
-        shutil.copytree(ROOT / "tests/simt", root / "tests/simt")
-        text = (root / "cuda" / file).read_text()
-        (root / "cuda" / file).write_text(text[:start] + replacement + text[end:])
-        verdict = "untested"
-        for test in tests:
-            said = test.fails(root, Path(folder))
-            if said not in ("", "invalid"):
+    def notices(self, fault):
+        """'' when it passes with the fault, otherwise what it said. One that takes twenty times as long does not end."""
+        return self.run({"SIMT_PLANTED": str(fault.number)}, 30 + 20 * self.seconds)
+
+
+def tests_of(build, root):
+    """The kernels' tests of a build folder."""
+    library = (build / "libsimt.so").resolve(strict=True)
+    return [Test(c, library, root) for c in json.loads((build / "compile_commands.json").read_text()) if "/simt/kernels/" in c["file"]]
+
+
+def plant(fault, tests):
+    """Switches a fault on and runs tests until one fails; which did and what it said, '' for none, 'no test comes by it'."""
+    verdict = "no test comes by it"
+    for test in tests:
+        if fault.file in test.files and test.comes_by(fault):
+            said = test.notices(fault)
+            if said:
                 return f"{test.name}: {said}"
-            verdict = said if verdict == "untested" or said == "" else verdict
-        return verdict
+            verdict = ""
+    return verdict
 
 
 def main():
@@ -144,48 +201,52 @@ def main():
     options.add_argument("--every", type=int, default=1, help="only each N-th fault; then it is enough that survivors have their reason")
     options.add_argument("--list", action="store_true", help="print the faults and plant none")
     options.add_argument("--jobs", type=int, default=os.cpu_count())
+    options.add_argument("--json", type=Path, help="file that gets each fault with what became of it")
     given = options.parse_args()
 
-    tests, sanitized = tests_of(given.build), tests_of(given.sanitized) if given.sanitized else []
     reasons = dict(line.split(" | ", 1) for line in (ROOT / "tests/simt/survivors.txt").read_text().splitlines() if " | " in line)
-
-    faults = []
-    for path in sorted([*(ROOT / "cuda").glob("*.cu"), *(ROOT / "cuda").glob("*.cuh")]):
-        if path.name in UNTOUCHED:
-            continue
-        text = path.read_text()
-        for kind, start, end, replacement in mutations(text):
-            name = identity(path.name, text, start, end, replacement)
-            if given.only in f"{kind}: {name}":
-                faults.append((kind, name, path.name, start, end, replacement))
-    faults = faults[::given.every]
+    every_fault = all_faults()
+    faults = [f for f in every_fault if given.only in f"{f.kind}: {f.name}"][::given.every]
     if given.list:
-        print("\n".join(f"{kind}: {name}" for kind, name, *_ in faults))
+        print("\n".join(f"{f.kind}: {f.name}" for f in faults))
         return 0
 
-    bounds = {name for kind, name, *_ in faults if kind == "bound"}
-    killed, survivors, invalid = 0, [], 0
-    with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
-        running = {pool.submit(plant, [t for t in tests + sanitized * (kind == "bound") if file in t.files], file, start, end, replacement): (kind, name) for kind, name, file, start, end, replacement in faults}
+    began, verdicts = time.monotonic(), {}
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
+        root = Path(folder)
+        shutil.copytree(ROOT / "cuda", root / "cuda")
+        shutil.copytree(ROOT / "tests/simt", root / "tests/simt")
+        for file in {f.file for f in every_fault}:
+            source = root / "cuda" / file
+            source.write_text(switched(source.read_text(), [f for f in every_fault if f.file == file]))
+        tests = tests_of(given.build, root)
+        sanitized = tests_of(given.sanitized, root) if given.sanitized else []
+        running = {pool.submit(plant, f, tests + sanitized * (f.kind == "bound")): f for f in faults}
         for done in concurrent.futures.as_completed(running):
-            kind, name = running[done]
-            verdict = done.result()
-            if verdict == "invalid":
-                invalid += 1
-            elif verdict in ("", "untested"):
-                survivors.append(name)
-            else:
-                killed += 1
-            print(f"{kind}: {name}\n    {verdict or 'survives'}", flush=True)
+            fault = running[done]
+            try:
+                verdicts[fault.number] = done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+            print(f"{len(verdicts)}/{len(faults)} {fault.kind}: {fault.name}\n    {verdicts[fault.number] or 'survives'}", flush=True)
 
-    planted = killed + len(survivors)
+    survivors = [f for f in faults if verdicts[f.number] in ("", "no test comes by it")]
     # A bound that only AddressSanitizer misses has no reason to be harmless.
-    unexplained = sorted({s for s in survivors if s not in reasons and (sanitized or s not in bounds)})
-    print(f"{planted} faults planted, {killed} noticed ({100 * killed / max(1, planted):.1f} %), {len(survivors)} survive, {invalid} do not compile")
-    for name in unexplained:
-        print(f"survives without a reason in survivors.txt: {name}")
-    enough = given.every > 1 or killed >= 0.9 * planted
-    return 0 if planted > 0 and enough and not unexplained else 1
+    unexplained = [f for f in survivors if f.name not in reasons and (sanitized or f.kind != "bound")]
+    noticed = len(faults) - len(survivors)
+    print(f"{len(faults)} faults planted, {noticed} noticed ({100 * noticed / max(1, len(faults)):.1f} %), {len(survivors)} survive, {(time.monotonic() - began) / 60:.1f} min")
+    for fault in unexplained:
+        print(f"survives without a reason in survivors.txt: {fault.name}")
+    # What --list has no longer, or what is noticed by now, needs no reason.
+    stale = sorted(set(reasons) - {f.name for f in (survivors if given.every == 1 and not given.only and sanitized else every_fault)})
+    for name in stale:
+        print(f"survivors.txt excuses what is no survivor: {name}")
+    if given.json:
+        given.json.write_text(json.dumps({"planted": len(faults), "noticed": noticed, "faults": [
+            {"kind": f.kind, "fault": f.name, "noticed_by": verdicts[f.number] if f not in survivors else None, "harmless": reasons.get(f.name)} for f in faults]}, indent=1) + "\n")
+    enough = given.every > 1 or noticed >= 0.9 * len(faults)
+    return 0 if faults and enough and not unexplained and not stale else 1
 
 
 if __name__ == "__main__":
