@@ -26,7 +26,7 @@ template <class Launch> void check(const Case& c, bool extend, Launch launch, u3
     std::mt19937 random(seed);
     bool shared = c.layout != HeadBlocks;
     i32 sequences = (i32)c.tokens.size(), rows = (i32)c.lengths.size(), query_heads = c.kv_heads * GROUP, queries = std::accumulate(c.tokens.begin(), c.tokens.end(), 0);
-    i32 longest = *std::max_element(c.lengths.begin(), c.lengths.end()), stride = ceil_div(longest, c.block_size) + 1, blocks = 1;
+    i32 longest = *std::max_element(c.lengths.begin(), c.lengths.end()), stride = std::max(1, ceil_div(longest, c.block_size)), blocks = 1;
     i32 together = shared ? c.kv_heads : 1;
     for (i32 length : c.lengths) blocks += ceil_div(length, c.block_size);
     i64 block_stride = (i64)together * c.block_size * D, slot_stride = c.layout == Nhd ? together * D : D, head_stride = !shared ? 0 : c.layout == Nhd ? D : c.block_size * D;
