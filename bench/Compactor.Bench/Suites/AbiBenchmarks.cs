@@ -33,11 +33,12 @@ public unsafe class AbiBenchmarks : IDisposable
         _layer = new BenchLayer(_backend, Tokens, queryHeads: QueryHeads, kvHeads: KvHeads, dim: Dim);
         _cache = new PagedCache(_backend, new PagedCacheOptions { Layers = 1, KvHeads = KvHeads, HeadDim = Dim, ElementType = ElementType.Float32, Blocks = Blocks });
         _plan = new LayerPlan(_layer.Shape, CompressionPresets.Paper, Budget.Retention(0.25));
-        var workspace = _backend.Allocate<byte>(LayerMemory.WorkspaceBytes(_plan));
+        long bytes = LayerMemory.WorkspaceBytes(_plan);
+        var workspace = _backend.Allocate<byte>(bytes + LayerMemory.Alignment);
         var indices = _backend.Allocate<int>(_plan.KeptPairs);
         var offsets = _backend.Allocate<int>(KvHeads + 1);
         (_keys, _values) = (_backend.Allocate<byte>(_plan.KeptPairs * Dim * sizeof(float)), _backend.Allocate<byte>(_plan.KeptPairs * Dim * sizeof(float)));
-        _memory = new LayerMemory(workspace.View, indices.View, offsets.View);
+        _memory = new LayerMemory(workspace.View.Slice(-(long)workspace.View.Address & (LayerMemory.Alignment - 1), bytes), indices.View, offsets.View);
         _owned = [workspace, indices, offsets, _keys, _values, _cache, _layer, _backend];
 
         var backend = new BackendOptions { StructSize = (uint)sizeof(BackendOptions), Kind = Abi.BackendCpu, Threads = 1 };
