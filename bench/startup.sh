@@ -1,21 +1,31 @@
 #!/usr/bin/env bash
-# Publishes the tool as one native executable and times `compactor demo` as a whole process, 11 times after one untimed; prints every run and the median.
+# Whole processes of the tool, start-up included, 11 times each after one untimed: `compactor demo` and `compactor doctor` as one native executable, and both on the runtime's JIT.
+# Prints every run, in ms, and the medians.
 #   bash bench/startup.sh [RESULT.json]
 set -euo pipefail
 result=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-dotnet publish src/Compactor.Cli -c Release -r linux-x64 -o "$folder/tool" --nologo -v quiet
-samples=()
-for run in $(seq 0 11); do
-  start=$(date +%s%N)
-  "$folder/tool/compactor" demo --report "$folder/report" >/dev/null
-  [ "$run" -eq 0 ] || samples+=($((($(date +%s%N) - start) / 1000000)))
-done
-median=$(printf '%s\n' "${samples[@]}" | sort -n | sed -n 6p)
-echo "${samples[*]}"
-echo "median of ${#samples[@]} runs: $median ms wall"
+dotnet publish src/Compactor.Cli -c Release -r linux-x64 -o "$folder/native" --nologo -v quiet
+dotnet publish src/Compactor.Cli -c Release -o "$folder/jit" --nologo -v quiet
+lists=()
+# measure NAME KEY COMMAND...
+measure() {
+  local name=$1 key=$2 samples=() run start
+  shift 2
+  for run in $(seq 0 11); do
+    start=$(date +%s%N)
+    "$@" >/dev/null
+    [ "$run" -eq 0 ] || samples+=($((($(date +%s%N) - start) / 1000000)))
+  done
+  echo "$name: ${samples[*]}; median of ${#samples[@]} runs: $(printf '%s\n' "${samples[@]}" | sort -n | sed -n 6p) ms wall"
+  lists+=("  \"$key\": [$(IFS=,; echo "${samples[*]}")]")
+}
+measure demo milliseconds "$folder/native/compactor" demo --report "$folder/report"
+measure doctor doctor_milliseconds "$folder/native/compactor" doctor
+measure 'demo, JIT' jit_demo_milliseconds dotnet "$folder/jit/compactor.dll" demo --report "$folder/report"
+measure 'doctor, JIT' jit_doctor_milliseconds dotnet "$folder/jit/compactor.dll" doctor
 [ -n "$result" ] || exit 0
 cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 cat >"$result" <<JSON
@@ -25,7 +35,6 @@ cat >"$result" <<JSON
   "commit": "$(git rev-parse --short HEAD)",
   "cpu": "${cpu//\"/}",
   "cores": $(nproc),
-  "milliseconds": [$(IFS=,; echo "${samples[*]}")],
-  "median_milliseconds": $median
+$(IFS=$'\n'; sed '$!s/$/,/' <<<"${lists[*]}")
 }
 JSON

@@ -1,10 +1,11 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
 namespace Compactor.Bench;
 
-/// <summary>A dated result: what was measured, on what, at which commit.</summary>
+/// <summary>A dated result: what was measured, on what, beside how much else, at which commit.</summary>
 internal static class BenchResult
 {
     public static JsonObject New(string benchmark) => new()
@@ -14,6 +15,7 @@ internal static class BenchResult
         ["commit"] = Commit(),
         ["cpu"] = File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith("model name", StringComparison.Ordinal))?.Split(':', 2)[1].Trim(),
         ["cores"] = Environment.ProcessorCount,
+        ["load_average"] = double.Parse(File.ReadAllText("/proc/loadavg").Split(' ')[0], CultureInfo.InvariantCulture),
         ["dotnet"] = Environment.Version.ToString(),
     };
 

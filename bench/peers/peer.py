@@ -2,9 +2,10 @@
 
 A peer is started as `NAME.py DIR`; DIR holds its inputs as raw float32 files and their dimensions in shape.json. Each line on stdin is a
 command, each answer one JSON line on stdout:
-  tune      times every variant at 1 and 2 threads, keeps the fastest pair, and reports all
+  tune      times every way of writing each part at 1 and 2 threads, keeps the fastest of each and the better number of threads, and reports all
   outputs   writes the result to DIR/peer_outputs.bin, float32
   run       runs once and reports seconds
+  graphs    writes the stage as ONNX graphs, for another peer
 """
 import json
 import os
@@ -14,6 +15,8 @@ import time
 import numpy
 import torch
 
+HOPELESS = 3  # a way whose first run takes so many times the fastest's is not run again
+
 folder = sys.argv[1]
 shape = json.load(open(os.path.join(folder, "shape.json")))
 
@@ -22,9 +25,9 @@ def load(name, *dims):
     return torch.from_numpy(numpy.fromfile(os.path.join(folder, name + ".bin"), dtype=numpy.float32).reshape(dims))
 
 
-def seconds(compute, variant):
+def seconds(compute, *arguments):
     start = time.perf_counter()
-    compute(variant)
+    compute(*arguments)
     return time.perf_counter() - start
 
 
@@ -32,28 +35,53 @@ def answer(**fields):
     print(json.dumps(fields), flush=True)
 
 
-def serve(compute, variants):
-    """Serves commands; `compute(variant)` gives the result, `variants` maps names to the ways of writing it."""
-    threads, name = 1, next(iter(variants))
+def fastest(part, compute, ways, threads, timings):
+    """The name of the fastest way; adds what was timed to `timings`."""
+    best, chosen = float("inf"), None
+    for name, way in ways.items():
+        least = seconds(compute, way)
+        if least < HOPELESS * best:
+            least = min(seconds(compute, way) for _ in range(3))
+        timings.append(dict(seconds=least, threads=threads, variant=name, part=part))
+        if least < best:
+            best, chosen = least, name
+    return chosen
+
+
+def serve(compute, **parts):
+    """
+    Serves commands. `parts` maps the name of a part to (function of a way, {name: way}); `compute` takes a way of each part, by its name, and gives one tensor or several.
+    """
+    threads, ways = 1, {part: next(iter(named)) for part, (_, named) in parts.items()}
+
+    def whole(chosen):
+        return compute(**{part: parts[part][1][name] for part, name in chosen.items()})
+
     with torch.inference_mode():
         for line in sys.stdin:
             command = line.strip()
             if command == "tune":
-                timings = []
+                timings, wholes = [], []
                 for count in (1, 2):
                     torch.set_num_threads(count)
-                    for candidate, variant in variants.items():
-                        seconds(compute, variant)
-                        timings.append((min(seconds(compute, variant) for _ in range(3)), count, candidate))
-                _, threads, name = min(timings)
+                    chosen = {part: fastest(part, function, named, count, timings) for part, (function, named) in parts.items()}
+                    wholes.append((min(seconds(whole, chosen) for _ in range(3)), count, chosen))
+                _, threads, ways = min(wholes, key=lambda w: w[0])
                 torch.set_num_threads(threads)
-                answer(torch=torch.__version__, threads=threads, variant=name,
-                       timings=[dict(seconds=s, threads=t, variant=v) for s, t, v in timings],
+                answer(version=torch.__version__, threads=threads, variant="; ".join(ways.values()), timings=timings,
                        blas=next((p for p in open("/proc/self/maps").read().split() if "blas" in p and ".so" in p), "unknown"))
             elif command == "outputs":
-                compute(variants[name]).contiguous().numpy().tofile(os.path.join(folder, "peer_outputs.bin"))
+                outputs = whole(ways)
+                with open(os.path.join(folder, "peer_outputs.bin"), "wb") as file:
+                    for tensor in outputs if isinstance(outputs, tuple) else (outputs,):
+                        tensor.float().contiguous().numpy().tofile(file)
                 answer(done=True)
             elif command == "run":
-                answer(seconds=seconds(compute, variants[name]))
+                answer(seconds=seconds(whole, ways))
+            elif command == "graphs":
+                import onnx_graphs
+                with torch.inference_mode(False):
+                    onnx_graphs.export()
+                answer(done=True)
             else:
                 answer(error="unknown command " + command)

@@ -24,4 +24,8 @@ def head_by_head(q):
     return out.view(B, HQ, D)
 
 
-serve(lambda variant: variant(query), {variant.__name__: variant for variant in (batched, head_by_head)})
+def compute(way):
+    return way(query)
+
+
+serve(compute, way=(compute, {way.__name__: way for way in (batched, head_by_head)}))

@@ -255,6 +255,11 @@ class CommittedResults(Case):
         documents = {
             "decode": (committed("2026-11-25-cpu-decode-vs-pytorch.json"), lambda d: [d["ratios"]], -1),
             "start-up": (committed("2026-11-26-startup.json"), lambda d: [d["milliseconds"]], 1),
+            "stages beside peers": ({"benchmark": "CPU stages beside peers", "cpu": "AMD EPYC", "comparisons": [
+                {"benchmark": "select", "peer": {"name": name, "version": "1", "threads": 1, "variant": "topk"}, "ratios": samples(numpy.random.default_rng(seed), 2)} for seed, name in enumerate(("PyTorch", "ONNX Runtime"))]},
+                                    lambda d: [d["comparisons"][1]["ratios"]], -1),
+            "time against tokens": ({"benchmark": "time of CPU stages against tokens", "stages": {"select": {"exponent": 1, "lengths": {"N 1024": {"seconds": samples(numpy.random.default_rng(3), 1)}}}}},
+                                    lambda d: [d["stages"]["select"]["lengths"]["N 1024"]["seconds"]], 1),
             "launch cost": ({"benchmark": "host time of one layer's compression", "cpu": "AMD EPYC", "presets": {"paper": {"launches": 9, "microseconds": samples(numpy.random.default_rng(1), 30)}}},
                             lambda d: [d["presets"]["paper"]["microseconds"]], 1),
             "host, time": (committed("2026-11-26-cpu-host.json"), lambda d: [way["first_token_milliseconds"] for context in d["contexts"].values() for way in context.values()], 1),

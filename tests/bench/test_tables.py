@@ -116,6 +116,21 @@ class Tables(unittest.TestCase):
             json.dump({"benchmark": "host time", "date": "2026-01-01", "presets": {"paper": {"launches": 9, "microseconds": [20.0, 21.0, 25.0]}}}, file)
         self.assertIn("| host time | paper, 9 launches, us | 21.0 (20.0 to 25.0) | 3 | 2026-01-01 |", self.run_in(self.root, "cpu", path)[1])
 
+    def test_a_name_with_wildcards_is_the_newest_file(self):
+        for date, ms in (("2099-01-02", 2.5), ("2099-01-01", 1.5)):
+            with open(os.path.join(self.root, "bench", "results", f"{date}-anything.json"), "w", encoding="utf-8") as file:
+                json.dump({"benchmark": "x", "date": date, "milliseconds": [ms] * 5}, file)
+        self.assertIn("| x | ms | 2.50 (2.50 to 2.50) | 5 | 2099-01-02 |", self.run_in(self.root, "cpu", "bench/results/*-anything.json")[1])
+        self.assertIn("*-nothing.json cannot be read", self.run_in(self.root, "cpu", "bench/results/*-nothing.json")[2])
+
+    def test_a_comparison_has_a_row_for_every_stage_and_peer(self):
+        path = os.path.join("bench", "results", "peers.json")
+        with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
+            json.dump({"benchmark": "CPU stages beside peers", "date": "2026-01-01", "comparisons": [
+                {"benchmark": stage, "peer": {"name": "PyTorch", "version": "9"}, "ratios": [ratio, 2 * ratio, 3 * ratio]} for stage, ratio in (("select", 1.0), ("compact", 0.5))]}, file)
+        self.assertEqual(["| select | time of PyTorch 9 / ours | 2.00 (1.00 to 3.00) | 3 | 2026-01-01 |", "| compact | time of PyTorch 9 / ours | 1.00 (0.500 to 1.50) | 3 | 2026-01-01 |"],
+                         self.run_in(self.root, "cpu", path)[1].splitlines()[-2:])
+
 
 if __name__ == "__main__":
     unittest.main()

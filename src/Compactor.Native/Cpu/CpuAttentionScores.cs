@@ -26,7 +26,7 @@ internal static unsafe class CpuAttentionScores<TLanes, TVector>
         float* scores = (float*)attention.Address;
         attention.AsSpan().Clear();
 
-        int columns = MatrixTile<TLanes, TVector>.PaddedColumns(chunk);
+        int columns = MatrixTile<TLanes, TVector>.PaddedColumns(chunk, MatrixTile<TLanes, TVector>.Width);
         long keyFloats = (long)columns * dim, scratchFloats = 2 * keyFloats + (long)QueryTile * dim + (long)QueryTile * columns + columns + QueryTile;
 
         for (int b = 0; b < shape.Sequences; b++)
@@ -42,7 +42,7 @@ internal static unsafe class CpuAttentionScores<TLanes, TVector>
 
                 if (!RowLoader<TLanes, TVector>.Load(key, sequence, start, token, count, head, rows))
                     badKey.Find(sequence, token, count, head, rows, dim);
-                int padded = MatrixTile<TLanes, TVector>.PaddedColumns(count);
+                int padded = MatrixTile<TLanes, TVector>.PaddedColumns(count, MatrixTile<TLanes, TVector>.Width);
                 PackTransposed(rows, count, padded, dim, panels);
                 new Span<float>(columnSums, padded).Clear();
 
@@ -95,7 +95,7 @@ internal static unsafe class CpuAttentionScores<TLanes, TVector>
         for (int panel = 0; panel < columns; panel += width)
             for (int i = 0; i < tile; i += MatrixTile<TLanes, TVector>.Rows)
                 MatrixTile<TLanes, TVector>.Compute(queries + (long)i * dim, dim, 1, panels + (long)panel * dim, width, dim,
-                    logits + (long)i * columns + panel, columns);
+                    logits + (long)i * columns + panel, columns, width);
     }
 
     /// <summary>Turns each row of logits into <c>2^(scale·(l - max))</c> and gives the inverse of its sum.</summary>

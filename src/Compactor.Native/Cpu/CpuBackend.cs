@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using Compactor.Native.Compression;
@@ -154,9 +153,9 @@ public sealed unsafe partial class CpuBackend : KvBackend
         int* indices = (int*)keptIndices.Address, offsets = (int*)keptOffsets.Address;
         _workers.Run(plan.Shape.Sequences * heads, 0, (segment, _) =>
         {
-            int b = segment / heads, start = plan.Shape.CuSeqlens[b];
-            for (int i = offsets[segment]; i < offsets[segment + 1]; i++)
-                NativeMemory.Copy((void*)view.Row(b, start, indices[i], segment % heads), (void*)(destination.Address + (nint)(i * rowBytes)), (nuint)rowBytes);
+            int b = segment / heads, first = offsets[segment];
+            CpuGather.Rows(view.Row(b, plan.Shape.CuSeqlens[b], 0, segment % heads), (nint)(view.TokenStride * view.ElementType.Size()), (nint)rowBytes,
+                indices + first, offsets[segment + 1] - first, destination.Address + (nint)(first * rowBytes));
         });
     }
 

@@ -61,8 +61,11 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         private readonly Lock _lock = new();
         private readonly int _dim = plan.Shape.HeadDim, _k = sketch.Columns, _heads = plan.Shape.KvHeads;
 
+        /// <summary>Columns of a tile and panel.</summary>
+        private readonly int _width = MatrixTile<TLanes, TVector>.WidthFor(sketch.Columns);
+
         /// <summary>k rounded up to whole panels: the row stride of X, Gram sums and the solve.</summary>
-        private readonly int _columns = MatrixTile<TLanes, TVector>.PaddedColumns(sketch.Columns);
+        private readonly int _columns = MatrixTile<TLanes, TVector>.PaddedColumns(sketch.Columns, MatrixTile<TLanes, TVector>.WidthFor(sketch.Columns));
 
         private (int Sequence, int Head)? _failed;
 
@@ -228,7 +231,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         /// <summary>Phi [D, k] to panels <c>[columns / W][D][W]</c>, zeros beyond k.</summary>
         private void PackSketch(ReadOnlySpan<float> phi, float* panels)
         {
-            int width = MatrixTile<TLanes, TVector>.Width;
+            int width = _width;
             for (int panel = 0; panel < _columns; panel += width)
                 for (int d = 0; d < _dim; d++, panels += width)
                 {
@@ -242,7 +245,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private void SketchRows(int b, int token, int rows, int head, float* mean, float* panels, float* tile, float* x)
         {
-            int width = MatrixTile<TLanes, TVector>.Width;
+            int width = _width;
             for (int i = 0; i < rows; i += LoadTile)
             {
                 int here = Math.Min(LoadTile, rows - i), padded = MatrixTile<TLanes, TVector>.PaddedRows(here);
@@ -253,7 +256,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                 for (int panel = 0; panel < _columns; panel += width)
                     for (int r = 0; r < padded; r += MatrixTile<TLanes, TVector>.Rows)
                         MatrixTile<TLanes, TVector>.Compute(tile + r * _dim, _dim, 1, panels + (long)panel * _dim, width, _dim,
-                            x + (long)(i + r) * _columns + panel, _columns);
+                            x + (long)(i + r) * _columns + panel, _columns, width);
             }
             new Span<float>(x + (long)MatrixTile<TLanes, TVector>.PaddedRows(rows) * _columns, _columns).Clear();
         }
@@ -262,13 +265,13 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private void AddGram(float* x, int rows, float* run, double* gram)
         {
-            int width = MatrixTile<TLanes, TVector>.Width;
+            int width = _width;
             for (int i = 0; i < rows; i += GramRun, x += (long)GramRun * _columns)
             {
                 int depth = Math.Min(GramRun, rows - i);
                 for (int panel = 0; panel < _columns; panel += width)
                     for (int r = 0; r < _k; r += MatrixTile<TLanes, TVector>.Rows)
-                        MatrixTile<TLanes, TVector>.Compute(x + r, 1, _columns, x + panel, _columns, depth, run + (long)r * _columns + panel, _columns);
+                        MatrixTile<TLanes, TVector>.Compute(x + r, 1, _columns, x + panel, _columns, depth, run + (long)r * _columns + panel, _columns, width);
                 for (int r = 0; r < _k; r++)
                     AddWidened(run + (long)r * _columns, gram + r * _k);
             }
@@ -308,11 +311,11 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private void Score(float* x, int rows, float* solve, float* solved, float* output)
         {
-            int width = MatrixTile<TLanes, TVector>.Width;
+            int width = _width;
             for (int i = 0; i < rows; i += MatrixTile<TLanes, TVector>.Rows)
             {
                 for (int panel = 0; panel < _columns; panel += width)
-                    MatrixTile<TLanes, TVector>.Compute(x + (long)i * _columns, _columns, 1, solve + panel, _columns, _k, solved + panel, _columns);
+                    MatrixTile<TLanes, TVector>.Compute(x + (long)i * _columns, _columns, 1, solve + panel, _columns, _k, solved + panel, _columns, width);
                 for (int r = 0; r < Math.Min(MatrixTile<TLanes, TVector>.Rows, rows - i); r++)
                 {
                     var sum = TLanes.Broadcast(0);

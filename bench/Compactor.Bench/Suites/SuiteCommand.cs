@@ -1,0 +1,39 @@
+using System.CommandLine;
+using BenchmarkDotNet.Running;
+
+namespace Compactor.Bench.Suites;
+
+/// <summary><c>suites</c>: BenchmarkDotNet, whose own arguments follow.</summary>
+internal static class SuiteCommand
+{
+    /// <summary>The variable that names the shared library, here and in the samples.</summary>
+    private const string Variable = "COMPACTOR_LIBRARY";
+
+    public static Command New()
+    {
+        var library = new Option<string?>("--library") { Description = $"The shared library of the C interface, else that of {Variable}." };
+        var command = new Command("suites", "BenchmarkDotNet suites: stages, paged cache, C interface; its own arguments follow.") { library };
+        command.TreatUnmatchedTokensAsErrors = false;
+        command.SetAction(parsed =>
+        {
+            List<Type> suites = [typeof(StageBenchmarks), typeof(PagedCacheBenchmarks)];
+            string? path = parsed.GetValue(library) ?? Environment.GetEnvironmentVariable(Variable);
+            if (File.Exists(path))
+            {
+                // the processes that measure inherit it
+                Environment.SetEnvironmentVariable(Variable, Path.GetFullPath(path));
+                suites.Add(typeof(AbiBenchmarks));
+            }
+            else if (path is not null)
+            {
+                Console.Error.WriteLine($"There is no shared library at {path}.");
+                return 1;
+            }
+            else
+                Console.WriteLine($"{nameof(AbiBenchmarks)} left out: make the shared library (dotnet publish interop/Compactor.Abi -c Release -r linux-x64 -o build/abi) and name it (--library build/abi/libcompactor_native.so).");
+            BenchmarkSwitcher.FromTypes([.. suites]).Run([.. parsed.UnmatchedTokens]);
+            return 0;
+        });
+        return command;
+    }
+}

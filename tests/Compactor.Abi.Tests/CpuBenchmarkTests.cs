@@ -1,0 +1,79 @@
+using System.Text.Json;
+using Xunit;
+
+namespace Compactor.Abi.Tests;
+
+/// <summary>The CPU's benchmarks at small sizes, where times mean nothing: peers agree with the library, and the JSON holds what was measured.</summary>
+public class CpuBenchmarkTests
+{
+    private static readonly string s_benchmarks = Path.Combine(NativeBuild.Root, "bench", "Compactor.Bench", "bin", new DirectoryInfo(AppContext.BaseDirectory).Parent!.Name, "net10.0", "Compactor.Bench.dll");
+
+    [Fact]
+    public void Every_stage_agrees_with_PyTorch_and_ONNX_Runtime()
+    {
+        string file = Path.GetTempFileName();
+        try
+        {
+            Command.Run("dotnet", [s_benchmarks, "peers", "all", "--tokens", "512", "--pairs", "2", "--python", Command.Python("torch"), "--json", file]);
+            using var json = JsonDocument.Parse(File.ReadAllText(file));
+            var comparisons = json.RootElement.GetProperty("comparisons").EnumerateArray().ToList();
+            string[] leverage = ["scores", "scores", "scores", "leverage", "leverage"], graphs = ["attention", "select", "compact", "decode"];
+            Assert.Equal([.. leverage.Concat(graphs).Select(stage => ("PyTorch", stage)), .. graphs.Select(stage => ("ONNX Runtime", stage))],
+                comparisons.Select(c => (Name: c.GetProperty("peer").GetProperty("name").GetString()!, c.GetProperty("dimensions").GetProperty("stage").GetString()!)).OrderBy(c => c.Name == "ONNX Runtime"));
+            Assert.All(comparisons, comparison =>
+            {
+                Assert.InRange(comparison.GetProperty("relative_difference").GetDouble(), 0, 1e-4);
+                double[] ours = Samples(comparison, "ours_seconds"), peer = Samples(comparison, "peer_seconds"), ratios = Samples(comparison, "ratios");
+                Assert.Equal(ratios, peer.Zip(ours, (their, my) => their / my));
+                Assert.Equal(ratios.Average(), comparison.GetProperty("median_ratio").GetDouble(), 1e-9);
+                Assert.True(ours.Min() > 0 && peer.Min() > 0);
+            });
+        }
+        finally
+        {
+            File.Delete(file);
+        }
+
+        static double[] Samples(JsonElement comparison, string name)
+        {
+            double[] samples = [.. comparison.GetProperty(name).EnumerateArray().Select(sample => sample.GetDouble())];
+            Assert.Equal(2, samples.Length);
+            return samples;
+        }
+    }
+
+    [Fact]
+    public void Exponents_are_fitted_to_the_medians()
+    {
+        string file = Path.GetTempFileName(), picture = Path.GetTempFileName();
+        try
+        {
+            Command.Run("dotnet", [s_benchmarks, "scaling", "--from", "128", "--to", "512", "--repeats", "3", "--json", file, "--picture", picture]);
+            using var json = JsonDocument.Parse(File.ReadAllText(file));
+            var stages = json.RootElement.GetProperty("stages").EnumerateObject().Select(stage => stage.Value).ToList();
+            Assert.Equal(7, stages.Count);
+            Assert.All(stages, stage =>
+            {
+                // With three equally spaced lengths the slope is half the difference of the ends, and the residuals are (1, -2, 1) d.
+                double[] log = [.. stage.GetProperty("lengths").EnumerateObject().Select(length => Math.Log2(length.Value.GetProperty("seconds").EnumerateArray().Select(s => s.GetDouble()).Order().ElementAt(1)))];
+                Assert.Equal(3, log.Length);
+                Assert.Equal((log[2] - log[0]) / 2, stage.GetProperty("exponent").GetDouble(), 1e-9);
+                Assert.Equal(Math.Abs(log[0] - 2 * log[1] + log[2]) / Math.Sqrt(12), stage.GetProperty("exponent_standard_error").GetDouble(), 1e-9);
+            });
+            Assert.Equal((byte[])[0x89, (byte)'P', (byte)'N', (byte)'G'], File.ReadAllBytes(picture)[..4]);
+        }
+        finally
+        {
+            File.Delete(file);
+            File.Delete(picture);
+        }
+    }
+
+    [Theory]
+    [InlineData("--tokens is 100; use a multiple of 256", "peers", "attention", "--tokens", "100")]
+    [InlineData("--pairs is 0; use 1 or more", "peers", "select", "--pairs", "0")]
+    [InlineData("--from is 1024, --to is 2048", "scaling", "--to", "2048")]
+    [InlineData("no-python does not start", "peers", "select", "--python", "no-python")]
+    [InlineData("There is no shared library at none.so", "suites", "--library", "none.so")]
+    public void Bad_input_is_named(string said, params string[] arguments) => Assert.Contains(said, Command.Run("dotnet", [s_benchmarks, .. arguments], exitCode: 1));
+}
