@@ -27,12 +27,10 @@ template <i32 Team, i32 TileRows, i32 Tiles> struct Attention
     __device__ __forceinline__ static void team_barrier()
     {
         static_assert(Team == 1 || Team == WARPS, "a team is a warp or the block");
-        if (Team > 1)
-        {
+        if constexpr (Team > 1)
             __syncthreads();
-            return;
-        }
-        __syncwarp();
+        else
+            __syncwarp();
     }
 
     __device__ __forceinline__ static void load_queries(const AttentionParams& p, const Item& item, i32 first_row)
@@ -109,7 +107,7 @@ template <i32 Team, i32 TileRows, i32 Tiles> struct Attention
             load_queries(p, item, first_row);
             __syncthreads();   // queries are there, and what was handed over has been read
             WarpRows<(TileRows < ROWS ? TileRows : ROWS), Tiles> warp_rows;
-            warp_rows.start(p, item, reach.end, shared_base() + Shape::QUERY, row_warp * ROWS, TileRows, member % COLUMN_WARPS);
+            warp_rows.start(p, item, shared_base() + Shape::QUERY, row_warp * ROWS, TileRows, member % COLUMN_WARPS);
             i32 first_slot = reach.begin + team * Shape::STAGE_KEYS;
 #pragma unroll 1
             for (i32 round = 0; round < reach.rounds; round++, first_slot += ROUND_KEYS)

@@ -34,7 +34,7 @@ template <i32 Rows, i32 Tiles> struct WarpRows
     Sight sights[HALVES];
 
     // Rows first_row on of the tile, of which `rows` are there.
-    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, i32 end, u32 query_rows, i32 first_row, i32 rows, i32 column_warp)
+    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, u32 query_rows, i32 first_row, i32 rows, i32 column_warp)
     {
         i32 lane = threadIdx.x % 32, first = item.tile * rows + first_row;
         first_column = column_warp * COLUMNS;
@@ -47,10 +47,8 @@ template <i32 Rows, i32 Tiles> struct WarpRows
             origin[h] = minus_infinity();
             sum[h] = 0;
             sights[h] = sight_of(p, item, first + (PAIRED ? lane / 4 % 4 : lane / 4 + 8 * h));
-            sights[h].limit = sights[h].limit < end ? sights[h].limit : end;
         }
-        i32 lowest = sight_of(p, item, first).limit;
-        plain_end = p.window > 0 ? -2147483647 - 1 : lowest < end ? lowest : end;
+        plain_end = p.window > 0 ? -2147483647 - 1 : sight_of(p, item, first).limit;
         i32 row = first_row + (PAIRED ? lane % 4 : lane % 16);
         query = query_rows + unit_at(row < rows ? row : rows - 1, lane / 16);
         if (HELD)
@@ -246,7 +244,7 @@ template <i32 Rows, i32 Tiles> struct WarpRows
     u32 query;
     i32 first_query, rows;
 
-    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, i32 end, u32 query_rows, i32 first_row, i32 tile_rows, i32)
+    __device__ __forceinline__ void start(const AttentionParams& p, const Item& item, u32 query_rows, i32 first_row, i32 tile_rows, i32)
     {
         query = query_rows;
         first_query = first_row;
@@ -260,7 +258,6 @@ template <i32 Rows, i32 Tiles> struct WarpRows
             maximum[r] = minus_infinity();
             sum[r] = 0;
             sights[r] = sight_of(p, item, item.tile * rows + first_row + r);
-            sights[r].limit = sights[r].limit < end ? sights[r].limit : end;
         }
     }
 

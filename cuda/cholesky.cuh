@@ -96,7 +96,6 @@ template <class Real, i32 Size> struct InverseFactor
 #pragma unroll 1
         for (i32 attempt = 0; attempt <= MAX_ESCALATIONS; attempt++)
         {
-            __syncthreads();
 #pragma unroll
             for (i32 a = 0; a < Tiles; a++)
 #pragma unroll
@@ -276,7 +275,6 @@ private:
                     store_shared_real(block_at(a, t) + own, x[a]);
             // The next diagonal block was written before the barrier.
         }
-        __syncthreads();
         return true;
     }
 };
