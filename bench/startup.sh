@@ -22,7 +22,7 @@ measure() {
   echo "$name: ${samples[*]}; median of ${#samples[@]} runs: $(printf '%s\n' "${samples[@]}" | sort -n | sed -n 6p) ms wall"
   lists+=("  \"$key\": [$(IFS=,; echo "${samples[*]}")]")
 }
-measure demo milliseconds "$folder/native/compactor" demo --report "$folder/report"
+measure demo demo_milliseconds "$folder/native/compactor" demo --report "$folder/report"
 measure doctor doctor_milliseconds "$folder/native/compactor" doctor
 measure 'demo, JIT' jit_demo_milliseconds dotnet "$folder/jit/compactor.dll" demo --report "$folder/report"
 measure 'doctor, JIT' jit_doctor_milliseconds dotnet "$folder/jit/compactor.dll" doctor
@@ -30,7 +30,7 @@ measure 'doctor, JIT' jit_doctor_milliseconds dotnet "$folder/jit/compactor.dll"
 cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 cat >"$result" <<JSON
 {
-  "benchmark": "wall time of a published compactor demo, start-up and report included",
+  "benchmark": "wall time of a published tool, start-up included",
   "date": "$(date -u +%F)",
   "commit": "$(git rev-parse --short HEAD)",
   "cpu": "${cpu//\"/}",

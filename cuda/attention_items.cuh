@@ -129,6 +129,7 @@ __device__ __forceinline__ Sight sight_of(const AttentionParams& p, const Item& 
 
 // The slots of an item that its rows see, and the rounds a block takes for them: WARPS tiles of keys each, one where there are none.
 constexpr i32 ROUND_KEYS = WARPS * TILE_KEYS;
+static_assert(SPLIT_KEYS % ROUND_KEYS == 0 && UNBOUNDED % ROUND_KEYS == 0, "a split ends with a whole round, so that no row sees keys of the next");
 struct Reach { i32 begin, end, oldest, rounds; };
 template <i32 TileRows> __device__ __forceinline__ i32 rows_of(const Item& item)
 {

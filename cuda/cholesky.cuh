@@ -5,7 +5,7 @@
 // * factorises the diagonal block, G_tt = U_tt·D_t·U_tt^T, and inverts V = U_tt^-1: one warp, two or four columns at a time, which each lane eliminates for itself;
 // * P_a = G_at·V^T and F_a = P_a·D_t^-1 = U_at below it, V·W_tb left of it, where rows of W = U^-1 take the place of eliminated columns;
 // * G_ab -= F_a·P_b^T right of column t, W_ab -= F_a·W_tb left of it, W_at = -F_a·V.
-// Products of blocks are 16 multiply-adds a thread. 5 barriers a step, 15 for K = 48, where one a column would be 48. L^-1 = D^(-1/2)·U^-1.
+// Products of blocks are 16 multiply-adds a thread. 4 barriers a step, 12 for K = 48, where one a column would be 48. L^-1 = D^(-1/2)·U^-1.
 #pragma once
 #include "ptx.cuh"
 #include "triangle.cuh"

@@ -218,7 +218,7 @@ __device__ __forceinline__ Tile load_tile(const float* from, const Strand& s, co
 // Mean of a·||v|| over a window of tokens, zeros outside, divided by the full width. Attention scores are never ragged.
 __device__ __forceinline__ Tile load_pooled(const FuseParams& p, const Span& span, const Place& place, const Strand& s, const Range& scored)
 {
-    i32 half = (i32)(p.pool_width / 2 < 0x10000000 ? p.pool_width / 2 : 0x10000000), heads = p.segments.pairs.heads;
+    i32 half = (i32)p.pool_width / 2, heads = p.segments.pairs.heads;
     const float *scores = (const float*)p.attention.raw, *norms = (const float*)p.value_norms;
     Tile tile;
     if (half == 0 && !norms)

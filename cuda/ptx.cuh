@@ -153,6 +153,8 @@ __device__ __forceinline__ void named_barrier(u32 id, u32 threads) { asm volatil
 // -- branches ----------------------------------------------------------------------------------------------------------------------------
 // No instruction: says that what is done where a condition holds stays behind a branch, instead of being done always and chosen from.
 __device__ __forceinline__ void keep_branch() { asm volatile(""); }
+// No order of memory: ptxas moves no load across it.
+__device__ __forceinline__ void keep_place() { __syncwarp(); }
 
 // -- approximate functions ------------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ float exp2_approx(float x)

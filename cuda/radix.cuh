@@ -87,8 +87,8 @@ struct Strand
 };
 __device__ __forceinline__ Strand strand_of(const Place& place, const Row& row, i32 begin, i32 end)
 {
-    i32 first = begin + place.group, last = begin + THREAD_TOKENS * place.groups;
-    return {first, place.groups, place.group >= place.groups ? first : end < last ? end : last, row.pair + first * row.step, place.groups * row.step};
+    i32 first = begin + place.group;
+    return {first, place.groups, place.group >= place.groups ? first : end, row.pair + first * row.step, place.groups * row.step};
 }
 
 // The segment and tile of a block: grid (tile_starts[B], Hkv where per_head, else 1). No load here waits for another where there is one sequence.
@@ -136,12 +136,11 @@ __device__ __forceinline__ u32 warp_inclusive_sum(u32 x)
     return x;
 }
 
-// Sum over the threads of the block up to this one, and over all of them. Uses scratch words 0 to 7.
+// Sum over the threads of the block up to this one, and over all of them. Uses scratch words 0 to 7; between two of them the caller has a barrier.
 __device__ __forceinline__ u32 block_inclusive_sum(u32 x, u32& total)
 {
     u32 scratch = shared_base() + SCRATCH, warp = threadIdx.x / 32;
     x = warp_inclusive_sum(x);
-    __syncthreads();
     if (threadIdx.x % 32 == 31)
         store_shared(scratch + warp * 4, x);
     __syncthreads();

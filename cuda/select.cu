@@ -87,10 +87,9 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_digits(cons
 // Shared memory of select_count: counts of heads, then a word a thread. Scratch words 9 ties of the tile, 10 the tile where ties run out, 11 ties kept in it, 12 the last one.
 constexpr u32 HEAD_COUNTS = 0, THREAD_WORDS = PAIR_THREADS * 4, TILE_TIES = SCRATCH + 36, SPLIT_TILE = SCRATCH + 40, SPLIT_TIES = SCRATCH + 44, SPLIT_LAST = SCRATCH + 48;
 
-__device__ __forceinline__ void clear_heads(const Segment& g)
+__device__ __forceinline__ void clear_heads()
 {
-    if ((i32)threadIdx.x < g.heads)
-        store_shared(shared_base() + HEAD_COUNTS + threadIdx.x * 4, 0);
+    store_shared(shared_base() + HEAD_COUNTS + threadIdx.x * 4, 0);
     if (threadIdx.x == 0)
         store_shared(shared_base() + TILE_TIES, 0);
     __syncthreads();
@@ -137,7 +136,7 @@ __device__ __forceinline__ i32 split_ties(const SelectParams& p, const Segment& 
         store_shared(shared + SPLIT_TILE, tile);
         store_shared(shared + SPLIT_TIES, state.wanted - before);
     }
-    clear_heads(g);
+    clear_heads();
     i32 split = (i32)load_shared(shared + SPLIT_TILE), tokens = tile_tokens(g.heads), index = threadIdx.x * THREAD_TOKENS;
     u32 left = load_shared(shared + SPLIT_TIES), tied = 0;
 
@@ -196,8 +195,9 @@ struct Run
 };
 __device__ __forceinline__ Run run_of(const SelectParams& p, const Segment& g, const Place& place)
 {
+    // Of a thread without a group, first lies behind the last tile.
     i32 length = ceil_div(g.tiles, place.groups), first = place.group * length, end = first + length < g.tiles ? first + length : g.tiles;
-    Run run = {(u32*)p.counts + g.entries + place.head, first, place.group < place.groups ? end : first, g.heads, {}};
+    Run run = {(u32*)p.counts + g.entries + place.head, first, end, g.heads, {}};
     run.load(first);
     return run;
 }
@@ -261,7 +261,7 @@ extern "C" __global__ void __launch_bounds__(PAIR_THREADS, 4) select_count(const
     SegmentState state = state_after(p.segments, g, 3, found);
     if (g.tiles > 1 && g.tile == 0)
         clear_histogram(histogram_of(p.segments, g, 1));
-    clear_heads(g);
+    clear_heads();
     make_keys(p, keys);
     count_heads(g, place, s, state.key, keys);
     if ((i32)threadIdx.x < g.heads)

@@ -245,7 +245,7 @@ __device__ __forceinline__ void for_each_step(const Keys& keys, const LaneKeys& 
     for (i32 piece = 0; piece < PIECES; piece++)
     {
         if ((D <= 64 || WARPS == 4) && piece > 0)
-            __syncwarp();   // ptxas would load the Phi of several pieces at once, and spill
+            keep_place();   // ptxas would load the Phi of several pieces at once, and spill
         if (piece + 1 < PIECES)
 #pragma unroll
             for (i32 n = 0; n < N_TILES; n++)

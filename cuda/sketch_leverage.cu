@@ -64,9 +64,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) sketch_leverag
     constexpr i32 CENTER_THREADS = D <= THREADS / 2 ? round_up(D, 32) : 0;
     if (CENTER_THREADS == 0 || thread >= CENTER_THREADS)
         stage_phi<Operand::First>(at + BODY_AT, place.phi, thread - CENTER_THREADS, THREADS - CENTER_THREADS);
-    if (CENTER_THREADS == 0 || thread < CENTER_THREADS)
-        for (i32 d = thread; d < D; d += THREADS)
-            stage_center(at + CENTER_AT, d, center_of(p.keys, place, chunk, d));
+    for (i32 d = thread; d < D; d += THREADS)
+        stage_center(at + CENTER_AT, d, center_of(p.keys, place, chunk, d));
     __syncthreads();
 
     LaneKeys lane_keys = begin_keys(p.keys, place, chunk.start, first + warp * WARP_TOKENS, end, lane);

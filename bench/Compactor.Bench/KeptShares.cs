@@ -1,6 +1,6 @@
 using Compactor.Native.Compression;
-using Compactor.Native.Cpu;
 using Compactor.Native.Io;
+using Compactor.Native.Reference;
 
 namespace Compactor.Bench;
 
@@ -12,7 +12,7 @@ internal static class KeptShares
     public static int[] OfDemo(double retention)
     {
         using var dump = KvDump.Open(Path.Combine(AppContext.BaseDirectory, "Demo", "mixed.safetensors"));
-        using var backend = new CpuBackend(1);
+        using var backend = new ReferenceBackend();
         var kept = new List<int>();
         foreach (var layer in dump.Layers)
         {

@@ -160,10 +160,14 @@ class Scripts(unittest.TestCase):
 
     def test_with_nothing_to_compare_with_the_gate_says_so(self):
         measured = self.results("measured", gpu, [4])
-        status, output = self.compare(measured)
+        without = gpu(1)
+        for operation in without["benchmark"]["operations"]:
+            del operation["samples_microseconds"]
+        self.path("results", "2026-01-01-gpu.json", text=json.dumps(without))
+        status, output = self.compare(measured, "--results", self.path("results"))
         self.assertEqual(0, status, output)
         self.assertIn("Nothing to compare with", output)
-        self.assertIn("2026-11-26-gpu-h200.json (GPU operations) holds no samples", output)
+        self.assertIn("2026-01-01-gpu.json (GPU operations) holds no samples", output)
         self.assertIn("Not measured here", output)  # the peers
 
     def test_results_that_cannot_be_read_are_no_success(self):

@@ -63,6 +63,7 @@ __device__ __forceinline__ u32 atomic_add_shared(u32 at, u32 x) { return simt_at
 __device__ __forceinline__ void named_barrier(u32 id, u32 threads) { simt_named_barrier(id, threads); }
 
 __device__ __forceinline__ void keep_branch() {}
+__device__ __forceinline__ void keep_place() {}
 
 __device__ __forceinline__ u32x4 ldmatrix_x4(u32 row) { return simt_ldmatrix_x4(row); }
 __device__ __forceinline__ u32x4 ldmatrix_x4_trans(u32 row) { return simt_ldmatrix_x4_trans(row); }

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# What takes about 90 minutes on two cores: on the emulator 50 schedules of each test, all of them under AddressSanitizer and UBSan, and one planted fault at a time (mutate.py), of which
-# nine in ten must be noticed. All of them run; the exit code is 1 where one failed.
+# What is too long for every day: on the emulator 50 schedules of each test, all of them under AddressSanitizer and UBSan, and each planted fault (mutate.py), of which nine in ten must be noticed. All of them run; the exit code is 1 where one failed.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 status=0

@@ -5,7 +5,7 @@ namespace Compactor.Bench.Peers;
 /// <summary>Somebody else's implementation of a subject.</summary>
 internal abstract class Peer : IDisposable
 {
-    /// <summary>Timed runs of a way while it is chosen, after an untimed one; the least counts.</summary>
+    /// <summary>Timed runs more of a way that may be the fastest; the least counts.</summary>
     protected const int TuneRuns = 3;
 
     public abstract string Name { get; }

@@ -15,6 +15,9 @@ internal sealed record PeerComparison(int Threads, Python Python, int Pairs)
     /// <summary>Untimed runs of ours: the JIT replaces its first, quick code only after some calls. Tuning warms a peer up.</summary>
     private const int WarmUps = 20;
 
+    /// <summary>A peer whose median is so many times the least of its tuning was disturbed.</summary>
+    private const double Disturbed = 1.5;
+
     /// <summary>Between two runs, so that threads of the one that still spin do not slow the other.</summary>
     private static readonly TimeSpan s_pause = TimeSpan.FromMilliseconds(10);
 
@@ -43,13 +46,13 @@ internal sealed record PeerComparison(int Threads, Python Python, int Pairs)
     private List<JsonObject>? Compare(Subject subject, CpuBackend backend)
     {
         Console.WriteLine($"\n{subject.Name}; ours: {backend.Description}");
-        using var folder = new PeerFolder(subject);
+        using var folder = new PeerFolder(subject, backend.Threads);
         var pyTorch = new PyTorchPeer(Python, folder, subject.Script);
         List<Peer> peers = [pyTorch];
         try
         {
             if (subject.HasOnnxGraph)
-                peers.Add(new OnnxRuntimePeer(pyTorch, folder, subject));
+                peers.Add(new OnnxRuntimePeer(pyTorch, folder, subject, backend.Threads));
             else
                 Console.WriteLine("ONNX Runtime: not compared; the Cholesky factorisation of leverage is no standard operator");
             return Compare(subject, backend, peers);
@@ -103,6 +106,10 @@ internal sealed record PeerComparison(int Threads, Python Python, int Pairs)
             compared[i]["peer_seconds"] = BenchResult.Values(theirs[i]);
             compared[i]["ratios"] = BenchResult.Values(ratios);
             compared[i]["median_ratio"] = BenchResult.Median(ratios);
+            double overTuned = BenchResult.Median(theirs[i]) / compared[i]["peer"]!["seconds"]!.GetValue<double>();
+            compared[i]["peer_over_tuned"] = overTuned;
+            if (overTuned > Disturbed)
+                Console.Error.WriteLine($"{subject.Name}: {peers[i].Name} took {overTuned:F1} times what it took while its way was chosen; the machine does other work, and the ratio says little.");
             Console.WriteLine($"median ratio {BenchResult.Median(ratios):F2} (smallest {ratios.Min():F2}, largest {ratios.Max():F2}, {Pairs} rounds): {peers[i].Name} takes that many times as long");
         }
         return compared;

@@ -5,9 +5,13 @@ internal sealed class PeerFolder : IDisposable
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("compactor-peer-");
 
-    public PeerFolder(Subject subject)
+    /// <param name="subject">Whose inputs.</param>
+    /// <param name="threads">As many as the library has.</param>
+    public PeerFolder(Subject subject, int threads)
     {
-        File.WriteAllText(PathOf("shape.json"), subject.Dimensions.ToJsonString());
+        var shape = subject.Dimensions.DeepClone().AsObject();
+        shape["threads"] = threads;
+        File.WriteAllText(PathOf("shape.json"), shape.ToJsonString());
         foreach (var input in subject.Inputs)
             Write(input);
     }

@@ -165,6 +165,11 @@ static void check_pieces()
     simt::Array<double> totals(std::vector<double>((size_t)(GRAM + K + 1), 0.0));
     Run of_first(first), of_rest(rest), of_whole(whole);
     of_first.find_centers();
+    for (i32 d = 0; d < D; d++) {   // the mean of rows from all over the piece, in bfloat16
+        double sum = 0;
+        for (i32 i = 0; i < CENTER_ROWS; i++) sum += first.stored.at(first.storage(0, i * 300 / CENTER_ROWS), 0, d);
+        CHECK(std::abs(of_first.centers()[(size_t)d] - sum / CENTER_ROWS) < 0.04);
+    }
     of_first.add_up(of_first.centers().address(), totals.address(), false);
     of_rest.add_up(of_first.centers().address(), totals.address(), true);
     for (i32 d = 0; d < D; d++) of_whole.centers()[(size_t)d] = of_first.centers()[(size_t)d];
