@@ -107,7 +107,6 @@ __device__ __forceinline__ Strand strand_of(const FuseTerm& term, const FuseTile
 {
     i64 origin = scored.begin + (i64)tile.chunk * term.chunk, begin = origin + (i64)tile.piece * THREAD_TOKENS * place.groups, end = scored.end;
     end = term.chunk > 0 && origin + term.chunk < end ? origin + term.chunk : end;
-    begin = begin < end ? begin : end;
     return strand_of(place, row, (i32)begin, (i32)end);
 }
 
