@@ -13,7 +13,7 @@ public sealed class BenchmarkTests : IDisposable
 
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("compactor-bench-");
 
-    [Fact]
+    [Fact(Explicit = true)]
     public void Fewer_tokens_kept_never_admit_fewer_sequences_and_the_committed_result_is_what_is_found()
     {
         var result = Measure("capacity");
@@ -49,7 +49,7 @@ public sealed class BenchmarkTests : IDisposable
             Assert.True(JsonElement.DeepEquals(committed.GetProperty(part), result.GetProperty(part)), $"bench/results holds other {part} than capacity finds; measure again, and run bench/tables --write");
     }
 
-    [Fact]
+    [Fact(Explicit = true)]
     public void A_host_is_measured_at_every_retention_after_its_results_agree()
     {
         var result = Measure("host", "--tokens", "256", "--repeats", "1");
