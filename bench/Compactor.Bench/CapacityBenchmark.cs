@@ -19,7 +19,7 @@ internal static class CapacityBenchmark
     private const double Utilization = 0.9;
 
     private const string Assumptions =
-        "Gigabytes are 10^9 bytes. A tenth of the memory is left to the host for activations, graphs and what else it runs (vLLM's gpu_memory_utilization, 0.9 unless given); " +
+        "Gigabytes are 10^9 bytes. A tenth of the memory is left to the host, and its activations and graphs have to fit there (vLLM leaves as much, gpu_memory_utilization 0.9, and takes its activations off the rest); " +
         "weights, the workspace of one layer's scores and its lists of survivors come off the rest, and keys, values and positions of head-blocks share what remains. " +
         "Paper preset. Survivors are spread over heads as its selection spreads those of the demo's cache (4 layers x 2 heads, 645 tokens) at the same retention, scaled to 32,768 tokens. " +
         "A layer's prefill is in the cache whole until it is compacted, one sequence and layer at a time. No room is kept for tokens to be decoded.";
@@ -53,16 +53,16 @@ internal static class CapacityBenchmark
             admissions[i] = Admit(pools[i], demo);
             Console.Error.WriteLine($"{Interlocked.Increment(ref done)} of {pools.Length} pools filled");
         });
-        Console.WriteLine($"sequences of {Tokens:N0} tokens, bfloat16, by retention; in brackets, times those of retention 1");
+        Console.WriteLine($"sequences of {Tokens:N0} tokens, bfloat16, by retention; in brackets, blocks of a whole sequence over those of a compressed one");
         Console.Write($"{"model",-14} {"memory",8} {"block",6}{string.Concat(s_retentions.Select(retention => string.Create(CultureInfo.InvariantCulture, $"{retention,16}")))}");
         var results = new JsonArray();
-        int whole = 0;
+        int whole = 0; // blocks of a sequence at retention 1, which comes first
         foreach (var (pool, admission) in pools.Zip(admissions))
         {
             if (pool.Retention == 1)
                 Console.Write($"\n{pool.Model.Name,-14} {pool.Gigabytes + " GB",8} {pool.BlockSize,6}");
-            whole = pool.Retention == 1 ? admission.Sequences : whole;
-            double ratio = (double)admission.Sequences / whole;
+            whole = pool.Retention == 1 ? admission.PerSequence : whole;
+            double ratio = (double)whole / admission.PerSequence;
             Console.Write(string.Create(CultureInfo.InvariantCulture, $"{$"{admission.Sequences} ({ratio:F2}x)",16}"));
             results.Add(new JsonObject
             {
@@ -76,7 +76,7 @@ internal static class CapacityBenchmark
                 ["peak_blocks_of_an_admission"] = admission.Peak,
                 ["unused_slots_share"] = admission.UnusedShare,
                 ["sequences"] = admission.Sequences,
-                ["times_retention_1"] = ratio,
+                ["whole_blocks_over_these"] = ratio,
             });
         }
         Console.WriteLine($"\n{Assumptions}");

@@ -52,8 +52,6 @@ internal static class HostBenchmark
 
     private static void Execute(string folder, int[] lengths, int repeats, int threads, string? json)
     {
-        if (repeats < 1)
-            throw Refused($"--repeats is {repeats}; use 1 or more.");
         using var backend = new CpuBackend(threads);
         using var model = LlamaModel.Load(folder);
         var config = model.Config;

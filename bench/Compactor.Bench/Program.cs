@@ -4,18 +4,18 @@ using Compactor.Bench.Peers;
 using Compactor.Bench.Scaling;
 using Compactor.Bench.Suites;
 
-var json = new Option<string?>("--json") { Description = "Write the result to this file." };
-var repeats = new Option<int>("--repeats") { Description = "Timed repeats.", DefaultValueFactory = _ => 21 };
+var json = BenchOptions.Json();
+var repeats = BenchOptions.Count("--repeats", "Timed repeats.", 21);
 var paging = new Command("paging", "Bookkeeping of the paged cache.") { repeats, json };
 paging.SetAction(parsed => PagingBenchmark.Run(parsed.GetValue(repeats), parsed.GetValue(json)));
 
 var launchCost = new Command("launch-cost", "Host time of compressing one layer on a GPU, on a device that does nothing.") { repeats, json };
 launchCost.SetAction(parsed => LaunchCostBenchmark.Run(parsed.GetValue(repeats), parsed.GetValue(json)));
 
-var threads = new Option<int>("--threads") { Description = "Threads of the library.", DefaultValueFactory = _ => 2 };
+var threads = BenchOptions.Threads();
 var model = new Option<string?>("--model") { Description = "Checkpoint in Hugging Face layout; the bundled model unless given." };
 var lengths = new Option<int[]>("--tokens") { Description = "Tokens of a context, one or more numbers; 512, 1024 and 2048, as far as the model has positions, unless given.", AllowMultipleArgumentsPerToken = true };
-var rounds = new Option<int>("--repeats") { Description = "Timed repeats.", DefaultValueFactory = _ => 11 };
+var rounds = BenchOptions.Count("--repeats", "Timed repeats.", 11);
 var host = new Command("host", "End to end on the host engine: time to the first token, blocks, decoding speed, at several retentions and with the full cache.") { model, lengths, rounds, threads, json };
 host.SetAction(parsed => HostBenchmark.Run(parsed.GetValue(model), parsed.GetValue(lengths) ?? [], parsed.GetValue(rounds), parsed.GetValue(threads), parsed.GetValue(json)));
 

@@ -94,21 +94,21 @@ class Tables(unittest.TestCase):
         path = os.path.join("bench", "results", "host.json")
         ways = {"full cache": {"held_blocks": 40, "peak_blocks": 40, "cache_bytes": 2_000_000, "first_token_milliseconds": [100.0, 200.0, 400.0], "tokens_per_second": [50.0, 60.0, 70.0]},
                 "retention 0.5": {"held_blocks": 20, "peak_blocks": 21, "cache_bytes": 1_000_000, "median_added_milliseconds": 20.0, "first_token_milliseconds": [110.0, 230.0, 420.0], "tokens_per_second": [90.0, 80.0, 100.0]}}
-        result = {"benchmark": "end to end on the host engine: m", "cpu": "CPU", "threads": 2, "date": "2026-01-01", "repeats": 3, "dimensions": {"block_size": 128, "decoded_tokens": 64}, "contexts": {"512 tokens": ways}}
+        result = {"benchmark": "end to end on the host engine: m", "cpu": "CPU", "load_average": 0.25, "threads": 2, "date": "2026-01-01", "repeats": 3, "dimensions": {"block_size": 128, "decoded_tokens": 64}, "contexts": {"512 tokens": ways}}
         with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
             json.dump(result, file)
         status, output, _ = self.run_in(self.root, "host", path)
         self.assertEqual(0, status)
-        self.assertEqual(["| 512 tokens | full cache | 200.0 |  | 40 | 40 | 2.00 | 60 (1.00x) |", "| 512 tokens | retention 0.5 | 230.0 | 20.0 (10%) | 20 | 21 | 1.00 | 90 (1.50x) |"], output.splitlines()[-2:])
-        self.assertTrue(output.startswith("m on CPU, 2 threads, blocks of 128, 64 tokens decoded, 2026-01-01, median of 3\n"), output)
+        self.assertEqual(["| 512 tokens | full cache | 200.0 (100.0 to 400.0) |  | 40 | 40 | 2.00 | 60 (50 to 70) | 1.00 |", "| 512 tokens | retention 0.5 | 230.0 (110.0 to 420.0) | 20.0 (10%) | 20 | 21 | 1.00 | 90 (80 to 100) | 1.50 |"], output.splitlines()[-2:])
+        self.assertTrue(output.startswith("m on CPU, 2 threads, blocks of 128, 64 tokens decoded, load 0.25, 2026-01-01, median of 3 (least to most)\n"), output)
 
     def test_capacity_has_a_row_for_each_pool(self):
         path = os.path.join("bench", "results", "capacity.json")
-        results = [{"model": "m", "memory_gigabytes": gigabytes, "block_size": 16, "retention": retention, "sequences": sequences, "times_retention_1": sequences / 8}
+        results = [{"model": "m", "memory_gigabytes": gigabytes, "block_size": 16, "retention": retention, "sequences": sequences, "whole_blocks_over_these": 1 / retention}
                    for gigabytes, retention, sequences in ((80, 1, 8), (80, 0.25, 30), (141, 1, 8), (141, 0.25, 31))]
         with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
             json.dump({"results": results}, file)
-        self.assertEqual(["| model | memory | block | 100% | 25% |", "|---|--:|--:|--:|--:|", "| m | 80 GB | 16 | 8 | 30 (3.75x) |", "| m | 141 GB | 16 | 8 | 31 (3.88x) |"],
+        self.assertEqual(["| model | memory | block | 100% | 25% |", "|---|--:|--:|--:|--:|", "| m | 80 GB | 16 | 8 | 30 (4.00x) |", "| m | 141 GB | 16 | 8 | 31 (4.00x) |"],
                          self.run_in(self.root, "capacity", path)[1].splitlines())
 
     def test_launch_cost_has_a_table_too(self):

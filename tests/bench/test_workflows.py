@@ -201,10 +201,13 @@ class Scripts(unittest.TestCase):
         self.assertEqual(2, self.run_script(script, payload).returncode)
 
     def test_the_baseline_says_where_it_comes_from_or_why_there_is_none(self):
-        for shown, answer, expected in (("", "true", "no run of gpu.yml on main succeeded yet"), ("17", 'echo "{}" >"$7/got"', "run 17 of gpu.yml on main"), ("17", "exit 1", "run 17 of gpu.yml on main has no artifact gpu-results left")):
-            self.path("bin", "gh", text=f'#!/bin/sh\nif [ "$2" = list ]; then echo "{shown}"; else {answer}; fi\n', executable=True)
-            done = self.run_script(["bash", os.path.join(ROOT, ".ci", "gpu-baseline")], self.path("baseline"), PATH=self.path("bin") + os.pathsep + os.environ["PATH"])
-            self.assertEqual((0, expected + "\n"), (done.returncode, done.stdout), done.stderr)
+        none, left, got = "no run of gpu.yml on main succeeded yet\n", "run 17 of gpu.yml on main has no artifact gpu-results left\n", "run 17 of gpu.yml on main\n"
+        for runs, artifacts, download, status, expected in (("echo", "exit 1", "exit 1", 0, none), ("echo 17", "echo 0", "exit 1", 0, left), ("echo 17", "echo 1", 'echo "{}" >"$7/got"', 0, got),
+                                                            ("exit 1", "echo 1", "true", 1, ""), ("echo 17", "exit 1", "exit 1", 1, ""), ("echo 17", "echo 1", "exit 1", 1, "")):
+            with self.subTest(runs=runs, artifacts=artifacts, download=download):
+                self.path("bin", "gh", text=f'#!/bin/sh\ncase "$1 $2" in "run list") {runs};; "api repos"*/17/artifacts) {artifacts};; "run download") {download};; *) exit 3;; esac\n', executable=True)
+                done = self.run_script(["bash", os.path.join(ROOT, ".ci", "gpu-baseline")], self.path("baseline"), PATH=self.path("bin") + os.pathsep + os.environ["PATH"])
+                self.assertEqual((status, expected), (done.returncode, done.stdout), done.stderr)
         self.assertTrue(os.path.exists(self.path("baseline", "got")))
 
 

@@ -140,7 +140,7 @@ def includes(file, folder):
 class Test:
     """A variant of a kernel's test, compiled from the sources with switches as the build compiles the ones without, when it is first needed."""
 
-    def __init__(self, entry, library, root):
+    def __init__(self, entry, library, root, planted):
         self.root, self.library, self.lock, self.met = root, library, threading.Lock(), None
         source = Path(entry["file"])
         arguments = [a.replace(str(ROOT / "cuda"), str(root / "cuda")).replace(str(ROOT / "tests"), str(root / "tests")) for a in shlex.split(entry["command"])]
@@ -148,7 +148,7 @@ class Test:
         self.name = Path(arguments[self.output]).parts[-3].removesuffix(".dir")
         self.program = root / f"{self.name}{'.sanitized' if any(a.startswith('-fsanitize=address') for a in arguments) else ''}"
         arguments[self.output] = f"{self.program}.o"
-        self.arguments = [arguments[0], "-include", str(root / "tests/simt/planted.hpp"), *arguments[1:], "-w"]
+        self.arguments = [arguments[0], f"-DSIMT_PLANTED_FAULTS={planted}", "-include", str(root / "tests/simt/planted.hpp"), *arguments[1:], "-w"]
         named = re.findall(r'#include "([\w./]+)"', source.read_text())
         for local in list(named):
             if (source.parent / local).exists():
@@ -168,7 +168,7 @@ class Test:
             if self.met is None:
                 subprocess.run(self.arguments, check=True, cwd=self.root)
                 sanitizers = [a for a in self.arguments if a.startswith("-fsanitize=") and a != "-fsanitize=thread"]
-                subprocess.run(["g++", *sanitizers, f"{self.program}.o", str(self.library), f"-Wl,-rpath,{self.library.parent}", "-o", str(self.program)], check=True)
+                subprocess.run([self.arguments[0], *sanitizers, f"{self.program}.o", str(self.library), f"-Wl,-rpath,{self.library.parent}", "-o", str(self.program)], check=True)
                 os.remove(f"{self.program}.o")
                 began = time.monotonic()
                 said = self.run({"SIMT_MET": f"{self.program}.met"}, 600)
@@ -183,10 +183,10 @@ class Test:
         return self.run({"SIMT_PLANTED": str(fault.number)}, 30 + 20 * self.seconds)
 
 
-def tests_of(build, root):
+def tests_of(build, root, planted):
     """The kernels' tests of a build folder."""
     library = (build / "libsimt.so").resolve(strict=True)
-    return [Test(c, library, root) for c in json.loads((build / "compile_commands.json").read_text()) if "/simt/kernels/" in c["file"]]
+    return [Test(c, library, root, planted) for c in json.loads((build / "compile_commands.json").read_text()) if "/simt/kernels/" in c["file"]]
 
 
 def plant(fault, tests):
@@ -227,8 +227,8 @@ def main():
         for file in {f.file for f in every_fault}:
             source = root / "cuda" / file
             source.write_text(switched(source.read_text(), [f for f in every_fault if f.file == file]))
-        tests = tests_of(given.build, root)
-        sanitized = tests_of(given.sanitized, root) if given.sanitized else []
+        tests = tests_of(given.build, root, len(every_fault))
+        sanitized = tests_of(given.sanitized, root, len(every_fault)) if given.sanitized else []
         running = {pool.submit(plant, f, tests + sanitized * (f.kind == "bound")): f for f in faults}
         for done in concurrent.futures.as_completed(running):
             fault = running[done]

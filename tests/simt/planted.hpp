@@ -1,22 +1,24 @@
 // Included before all else in what mutate.py compiles: which of the planted faults is on, and which a run came by.
 //
-// SIMT_PLANTED names the fault, SIMT_MET the file that gets the numbers of those met, a line each.
+// SIMT_PLANTED_FAULTS is their number, the variable SIMT_PLANTED names the one that is on, SIMT_MET the file that gets the numbers of those met, a line each.
 #pragma once
 #include <cstdio>
 #include <cstdlib>
 
 namespace planted {
 
+constexpr int Planted = SIMT_PLANTED_FAULTS;
+
 struct Faults
 {
     int on = std::getenv("SIMT_PLANTED") ? std::atoi(std::getenv("SIMT_PLANTED")) : -1;
-    bool met[4096] = {};
+    bool met[Planted] = {};
     ~Faults()
     {
         const char* name = std::getenv("SIMT_MET");
         std::FILE* file = name ? std::fopen(name, "w") : nullptr;
         if (!file) return;
-        for (int i = 0; i < 4096; i++)
+        for (int i = 0; i < Planted; i++)
             if (met[i]) std::fprintf(file, "%d\n", i);
         std::fclose(file);
     }

@@ -5,9 +5,6 @@ namespace Compactor.Bench.Peers;
 /// <summary>Somebody else's implementation of a subject.</summary>
 internal abstract class Peer : IDisposable
 {
-    /// <summary>Timed runs more of a way that may be the fastest; the least counts.</summary>
-    protected const int TuneRuns = 3;
-
     public abstract string Name { get; }
 
     /// <summary>Chooses the fastest way and number of threads; says which, of what version, and all that was timed.</summary>

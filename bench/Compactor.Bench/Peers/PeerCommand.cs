@@ -13,14 +13,14 @@ internal static class PeerCommand
     {
         var tokens = new Option<int>("--tokens") { Description = $"Tokens N, a multiple of {Multiple}.", DefaultValueFactory = _ => 8192 };
         var kept = new Option<int>("--tokens") { Description = $"Kept tokens of a head, a multiple of {DecodeSubject.BlockSize}.", DefaultValueFactory = _ => 4096 };
-        var sequences = new Option<int>("--sequences") { Description = "Sequences of the batch.", DefaultValueFactory = _ => DefaultSequences };
-        var chunk = new Option<int>("--chunk") { Description = "Tokens of a leverage chunk, 0 for the whole sequence.", DefaultValueFactory = _ => 0 };
+        var sequences = BenchOptions.Count("--sequences", "Sequences of the batch.", DefaultSequences);
+        var chunk = BenchOptions.Count("--chunk", "Tokens of a leverage chunk, 0 for the whole sequence.", 0, least: 0);
         var preset = new Option<string>("--preset") { Description = "Formulas of a published preset.", DefaultValueFactory = _ => "paper" };
         preset.AcceptOnlyFromAmong([.. CompressionPresets.ByName.Keys]);
-        var pairs = new Option<int>("--pairs") { Description = "Rounds to time.", DefaultValueFactory = _ => 10 };
-        var threads = new Option<int>("--threads") { Description = "Threads of the library.", DefaultValueFactory = _ => 2 };
+        var pairs = BenchOptions.Count("--pairs", "Rounds to time.", 10);
+        var threads = BenchOptions.Threads();
         var python = new Option<string>("--python") { Description = "Python with PyTorch.", DefaultValueFactory = _ => "/usr/bin/python3" };
-        var json = new Option<string?>("--json") { Description = "Write the result to this file." };
+        var json = BenchOptions.Json();
 
         return new Command("peers", "Stages of the CPU backend beside PyTorch and ONNX Runtime, taking turns in one run.")
         {
@@ -53,11 +53,6 @@ internal static class PeerCommand
                 if (n < multiple || n % multiple != 0)
                 {
                     Console.Error.WriteLine($"--tokens is {n}; use a multiple of {multiple}.");
-                    return 1;
-                }
-                if (parsed.GetValue(pairs) < 1)
-                {
-                    Console.Error.WriteLine($"--pairs is {parsed.GetValue(pairs)}; use 1 or more.");
                     return 1;
                 }
                 if (Python.Find(parsed.GetValue(python)!) is not { } found)

@@ -15,6 +15,9 @@ internal sealed record PeerComparison(int Threads, Python Python, int Pairs)
     /// <summary>Untimed runs of ours: the JIT replaces its first, quick code only after some calls. Tuning warms a peer up.</summary>
     private const int WarmUps = 20;
 
+    /// <summary>Of the order of sides, drawn anew for each round.</summary>
+    private const int Seed = 1;
+
     /// <summary>A peer whose median is so many times the least of its tuning was disturbed.</summary>
     private const double Disturbed = 1.5;
 
@@ -83,20 +86,22 @@ internal sealed record PeerComparison(int Threads, Python Python, int Pairs)
             tuned.Insert(0, "name", peer.Name);
             compared.Add(new() { ["benchmark"] = subject.Name, ["dimensions"] = subject.Dimensions.DeepClone(), ["peer"] = tuned, ["relative_difference"] = difference });
         }
-        var mine = new List<double>();
-        List<double>[] theirs = [.. peers.Select(_ => new List<double>())];
+        var mine = new double[Pairs];
+        double[][] theirs = [.. peers.Select(_ => new double[Pairs])];
+        int[] order = [.. Enumerable.Range(-1, peers.Count + 1)]; // -1 is ours
+        var random = new Random(Seed);
         for (int pair = 0; pair < Pairs; pair++)
         {
-            Thread.Sleep(s_pause);
-            long start = Stopwatch.GetTimestamp();
-            subject.Run();
-            mine.Add(Stopwatch.GetElapsedTime(start).TotalSeconds);
-            for (int i = 0; i < peers.Count; i++)
+            random.Shuffle(order);
+            foreach (int side in order)
             {
                 Thread.Sleep(s_pause);
-                theirs[i].Add(peers[i].Seconds());
+                if (side < 0)
+                    mine[pair] = Seconds(subject);
+                else
+                    theirs[side][pair] = peers[side].Seconds();
             }
-            Console.WriteLine($"round {pair + 1,2}: ours {mine[^1] * 1e3,8:F2} ms" + string.Concat(peers.Select((peer, i) => $", {peer.Name} {theirs[i][^1] * 1e3,8:F2} ms ({theirs[i][^1] / mine[^1]:F2})")));
+            Console.WriteLine($"round {pair + 1,2}: ours {mine[pair] * 1e3,8:F2} ms" + string.Concat(peers.Select((peer, i) => $", {peer.Name} {theirs[i][pair] * 1e3,8:F2} ms ({theirs[i][pair] / mine[pair]:F2})")));
         }
         for (int i = 0; i < peers.Count; i++)
         {
@@ -113,6 +118,13 @@ internal sealed record PeerComparison(int Threads, Python Python, int Pairs)
             Console.WriteLine($"median ratio {BenchResult.Median(ratios):F2} (smallest {ratios.Min():F2}, largest {ratios.Max():F2}, {Pairs} rounds): {peers[i].Name} takes that many times as long");
         }
         return compared;
+    }
+
+    private static double Seconds(Subject subject)
+    {
+        long start = Stopwatch.GetTimestamp();
+        subject.Run();
+        return Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
 
     private static double RelativeDifference(float[] a, float[] b)

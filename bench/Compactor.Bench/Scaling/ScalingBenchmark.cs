@@ -29,19 +29,19 @@ internal static class ScalingBenchmark
     {
         var from = new Option<int>("--from") { Description = "Fewest tokens.", DefaultValueFactory = _ => 1024 };
         var to = new Option<int>("--to") { Description = "Most tokens; lengths double up to it.", DefaultValueFactory = _ => 65_536 };
-        var repeats = new Option<int>("--repeats") { Description = "Timed repeats of every length.", DefaultValueFactory = _ => 7 };
-        var threads = new Option<int>("--threads") { Description = "Threads of the library.", DefaultValueFactory = _ => 2 };
+        var repeats = BenchOptions.Count("--repeats", "Timed repeats of every length.", 7);
+        var threads = BenchOptions.Threads();
         var type = new Option<ElementType>("--type") { Description = "Element type.", DefaultValueFactory = _ => ElementType.Float32 };
         type.AcceptOnlyFromAmong(nameof(ElementType.Float32), nameof(ElementType.Float16), nameof(ElementType.BFloat16));
-        var json = new Option<string?>("--json") { Description = "Write the result to this file." };
-        var picture = new Option<string?>("--picture") { Description = "Draw it to this file, a PNG." };
+        var json = BenchOptions.Json();
+        var picture = BenchOptions.File("--picture", "Draw it to this file, a PNG.");
         var command = new Command("scaling", "Time of each CPU stage against the number of tokens.") { from, to, repeats, threads, type, json, picture };
         command.SetAction(parsed =>
         {
             var (first, last, count) = (parsed.GetValue(from), parsed.GetValue(to), parsed.GetValue(repeats));
-            if (first < 64 || last < 4L * first || count < 1)
+            if (first < 64 || last < 4L * first)
             {
-                Console.Error.WriteLine($"--from is {first}, --to is {last}, --repeats is {count}; use 64 tokens or more, four times as many at least as the most, so that there are three lengths to fit, and 1 repeat or more.");
+                Console.Error.WriteLine($"--from is {first}, --to is {last}; use 64 tokens or more, four times as many at least as the most, so that there are three lengths to fit.");
                 return 1;
             }
             return Run(first, last, count, parsed.GetValue(threads), parsed.GetValue(type), parsed.GetValue(json), parsed.GetValue(picture));

@@ -4,10 +4,10 @@ using System.Runtime.Intrinsics.X86;
 
 namespace Compactor.Native.Cpu;
 
-/// <summary>Copies chosen rows of one head, which lie a page or more apart, one after the other.</summary>
+/// <summary>Copies chosen rows of one head one after the other.</summary>
 internal static unsafe class CpuGather
 {
-    /// <summary>How many rows ahead memory is asked for: the hardware's prefetchers stop at a page.</summary>
+    /// <summary>How many rows ahead memory is asked for: a head's rows lie as far apart as all heads' rows are long, where the hardware's prefetchers guess badly.</summary>
     private const int PrefetchRows = 8;
 
     private const int CacheLine = 64;
@@ -24,8 +24,11 @@ internal static unsafe class CpuGather
         for (int i = 0; i < count; i++, destination += rowBytes)
         {
             if (Sse.IsSupported && i + PrefetchRows < count)
-                for (nint line = source + tokens[i + PrefetchRows] * stride, end = line + rowBytes; line < end; line += CacheLine)
+                {
+                nint row = source + tokens[i + PrefetchRows] * stride;
+                for (nint line = row & -CacheLine; line < row + rowBytes; line += CacheLine)
                     Sse.Prefetch0((void*)line);
+            }
             NativeMemory.Copy((void*)(source + tokens[i] * stride), (void*)destination, (nuint)rowBytes);
         }
     }
