@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.CompilerServices;
 
 namespace Compactor.Native.Compression;
@@ -27,50 +28,66 @@ public static class GramFactor
         for (int i = 0; i < k; i++)
             trace += gram[i * k + i];
         double eps = Math.Max(epsilon, epsilonFloor * trace / k);
-        var factor = new double[k * k];
+        var upper = new double[k * k];
         for (int attempt = 0; attempt <= MaxEscalations; attempt++, eps = Math.Max(10 * eps, 1e-8))
         {
-            if (!Cholesky(gram, k, eps, factor))
+            if (!Cholesky(gram, k, eps, upper))
                 continue;
-            InvertLower(factor, k, inverse);
+            InvertLower(upper, k, inverse);
             return eps;
         }
         return null;
     }
 
+    /// <summary><c>U = Lᵀ</c>, a row at a time: each is taken off all rows below, so that every loop runs along memory. Below the diagonal of U stands nothing of meaning.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static bool Cholesky(ReadOnlySpan<double> gram, int k, double eps, Span<double> l)
+    private static bool Cholesky(ReadOnlySpan<double> gram, int k, double eps, Span<double> upper)
     {
         for (int i = 0; i < k; i++)
+        {
             for (int j = 0; j <= i; j++)
-            {
-                double sum = gram[i * k + j] + (i == j ? eps : 0);
-                for (int p = 0; p < j; p++)
-                    sum -= l[i * k + p] * l[j * k + p];
-                if (i != j)
-                    l[i * k + j] = sum / l[j * k + j];
-                else if (sum > 0 && double.IsFinite(sum))
-                    l[i * k + i] = Math.Sqrt(sum);
-                else
-                    return false;
-            }
+                upper[j * k + i] = gram[i * k + j];
+            upper[i * k + i] += eps;
+        }
+        for (int j = 0; j < k; j++)
+        {
+            var row = upper.Slice(j * k, k);
+            if (!(row[j] > 0 && double.IsFinite(row[j])))
+                return false;
+            row[j] = Math.Sqrt(row[j]);
+            for (int i = j + 1; i < k; i++)
+                row[i] /= row[j];
+            for (int i = j + 1; i < k; i++)
+                SubtractMultiple(row[i], row[i..], upper.Slice(i * k + i, k - i));
+        }
         return true;
     }
 
+    /// <summary>Rows of <c>L⁻¹</c>: row i of the identity less the rows before, as L's row i has them, over its pivot.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void InvertLower(ReadOnlySpan<double> l, int k, Span<double> inverse)
+    private static void InvertLower(ReadOnlySpan<double> upper, int k, Span<double> inverse)
     {
         inverse.Clear();
-        for (int j = 0; j < k; j++)
+        for (int i = 0; i < k; i++)
         {
-            inverse[j * k + j] = 1 / l[j * k + j];
-            for (int i = j + 1; i < k; i++)
-            {
-                double sum = 0;
-                for (int p = j; p < i; p++)
-                    sum -= l[i * k + p] * inverse[p * k + j];
-                inverse[i * k + j] = sum / l[i * k + i];
-            }
+            var row = inverse.Slice(i * k, i + 1);
+            for (int p = 0; p < i; p++)
+                SubtractMultiple(upper[p * k + i], inverse.Slice(p * k, p + 1), row);
+            double pivot = upper[i * k + i];
+            row[i] = 1;
+            for (int j = 0; j <= i; j++)
+                row[j] /= pivot;
         }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void SubtractMultiple(double factor, ReadOnlySpan<double> row, Span<double> from)
+    {
+        int c = 0;
+        var factors = new Vector<double>(factor);
+        for (; c <= row.Length - Vector<double>.Count; c += Vector<double>.Count)
+            (new Vector<double>(from[c..]) - factors * new Vector<double>(row[c..])).CopyTo(from[c..]);
+        for (; c < row.Length; c++)
+            from[c] -= factor * row[c];
     }
 }

@@ -1,11 +1,12 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
 using Compactor.Native.Compression;
 
 namespace Compactor.Native.Cpu;
 
 /// <summary>
 /// Non-causal attention scores, <c>a_j = reduce_g sum_i softmax_j(scale·q_i·k_j)</c> within chunks of C tokens.
-/// A work item is one chunk of one KV head: its keys are packed once, then query tiles of 48 rows stream past. A tile's logits are computed
+/// A work item is one chunk of one KV head: its keys are packed once, then query tiles of 48 rows stream past, each asked for while the one before is multiplied. A tile's logits are computed
 /// in one matrix pass and kept in cache (48·C floats) for the maximum, one exponential each, and the column sums.
 /// Flops 2·N·Hq·C·D; exponentials N·Hq·C.
 /// </summary>
@@ -46,18 +47,16 @@ internal static unsafe class CpuAttentionScores<TLanes, TVector>
                 PackTransposed(rows, count, padded, dim, panels);
                 new Span<float>(columnSums, padded).Clear();
 
-                for (int g = 0; g < group; g++)
-                    for (int i = 0; i < count; i += QueryTile)
-                    {
-                        int tile = Math.Min(QueryTile, count - i), queryHead = head * group + g;
-                        if (!RowLoader<TLanes, TVector>.Load(query, sequence, start, token + i, tile, queryHead, queries))
-                            badQuery.Find(sequence, token + i, tile, queryHead, queries, dim);
-                        int paddedTile = MatrixTile<TLanes, TVector>.PaddedRows(tile);
-                        new Span<float>(queries + tile * dim, (paddedTile - tile) * dim).Clear();
-                        Logits(queries, paddedTile, panels, padded, dim, logits);
-                        Softmax(logits, tile, count, padded, logitScale, inverseSums);
-                        AddColumns(logits, tile, padded, inverseSums, columnSums);
-                    }
+                var source = new QueryRows(query, sequence, start, token, count, head * group, group, badQuery);
+                for (int i = 0; i < source.Count; i += QueryTile)
+                {
+                    int tile = Math.Min(QueryTile, source.Count - i), paddedTile = MatrixTile<TLanes, TVector>.PaddedRows(tile);
+                    source.Load(i, tile, queries);
+                    new Span<float>(queries + tile * dim, (paddedTile - tile) * dim).Clear();
+                    Logits(queries, paddedTile, panels, padded, dim, logits, source, i + tile);
+                    Softmax(logits, tile, count, padded, logitScale, inverseSums);
+                    AddColumns(logits, tile, padded, inverseSums, columnSums);
+                }
 
                 float* output = scores + (long)(start + token) * kvHeads + head;
                 for (int j = 0; j < count; j++)
@@ -66,6 +65,42 @@ internal static unsafe class CpuAttentionScores<TLanes, TVector>
         }
         badKey.ThrowIfAny();
         badQuery.ThrowIfAny();
+    }
+
+    /// <summary>Query rows of one KV head and chunk, a token's heads after each other, as they lie in memory.</summary>
+    private readonly struct QueryRows(TensorView view, int sequence, int start, int token, int tokens, int head, int group, NonFiniteInput bad)
+    {
+        private const int CacheLine = 64;
+
+        public int Count => tokens * group;
+
+        public void Load(int row, int count, float* rows)
+        {
+            for (int i = 0; i < count;)
+            {
+                int at = token + (row + i) / group, g = (row + i) % group, here = Math.Min(group - g, count - i);
+                var heads = new TensorView(Address(row + i), view.ElementType, here, 1, view.Dim, view.HeadStride, 0);
+                if (!RowLoader<TLanes, TVector>.Load(heads, 0, 0, 0, here, 0, rows + (long)i * view.Dim))
+                    for (int h = 0; h < here; h++)
+                        bad.Find(sequence, at, 1, head + g + h, rows + (long)(i + h) * view.Dim, view.Dim);
+                i += here;
+            }
+        }
+
+        /// <summary>Asks for rows up to <paramref name="end"/>, as far as there are any, in the second-level cache.</summary>
+        public void Prefetch(int row, int end)
+        {
+            if (!Sse.IsSupported)
+                return;
+            for (end = Math.Min(end, Count); row < end; row++)
+            {
+                nint address = Address(row), past = address + view.Dim * view.ElementType.Size();
+                for (nint line = address & -CacheLine; line < past; line += CacheLine)
+                    Sse.Prefetch1((void*)line);
+            }
+        }
+
+        private nint Address(int row) => view.Row(sequence, start, token + row / group, head + row % group);
     }
 
     /// <summary>Key rows to panels <c>[columns / W][D][W]</c>, zeros beyond <paramref name="count"/>.</summary>
@@ -89,13 +124,16 @@ internal static unsafe class CpuAttentionScores<TLanes, TVector>
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Logits(float* queries, int tile, float* panels, int columns, int dim, float* logits)
+    private static void Logits(float* queries, int tile, float* panels, int columns, int dim, float* logits, in QueryRows source, int next)
     {
-        int width = MatrixTile<TLanes, TVector>.Width;
+        int width = MatrixTile<TLanes, TVector>.Width, products = columns / width * (tile / MatrixTile<TLanes, TVector>.Rows), done = 0;
         for (int panel = 0; panel < columns; panel += width)
             for (int i = 0; i < tile; i += MatrixTile<TLanes, TVector>.Rows)
+            {
+                source.Prefetch(next + QueryTile * done / products, next + QueryTile * ++done / products);
                 MatrixTile<TLanes, TVector>.Compute(queries + (long)i * dim, dim, 1, panels + (long)panel * dim, width, dim,
                     logits + (long)i * columns + panel, columns, width);
+            }
     }
 
     /// <summary>Turns each row of logits into <c>2^(scale·(l - max))</c> and gives the inverse of its sum.</summary>

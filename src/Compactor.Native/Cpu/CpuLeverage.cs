@@ -7,17 +7,17 @@ namespace Compactor.Native.Cpu;
 
 /// <summary>
 /// Approximate leverage scores, <c>o_i = ||L⁻¹ x_i||²</c> with <c>X = (Kp - mean)·Phi</c> and <c>XᵀX + eps·I = L·Lᵀ</c>.
-/// Keys are centred while loading, before anything is squared. X and the solve are float32 matrix tiles; the Gram matrix sums runs of 16 rows
-/// in float32 and the runs in double, in order: its rounding counts with the square of X's condition, and runs of 128 cost 4e-5 of the scores
-/// where D = k = 16. The factorisation is double. Flops a row: 2·D·k for X (twice when X is not kept), 2·k² for Gram, 2·k² for the solve.
-/// A leverage chunk is one work item. A whole sequence is cut into at most 64 blocks that meet twice, for the mean and for the Gram matrix;
-/// the cut depends on the sequence's length alone, so results do not depend on threads or on other sequences.
+/// Keys are read once, in pieces of 512 rows, and centred around their piece's own mean before anything is squared. What lies between the pieces' means and the mean of all comes after:
+/// with <c>v = (piece's mean - mean)·Phi</c>, its rows are <c>x + v</c>, and <c>XᵀX</c> is the sum of the pieces' own and of <c>rows·v·vᵀ</c>, since rows less their mean sum to nothing.
+/// X and the solve are float32 matrix tiles; the Gram matrix sums runs of 16 rows in float32 and the runs in double, in order: its rounding counts with the square of X's condition,
+/// and runs of 128 cost 4e-5 of the scores where D = k = 16. Means between pieces and the factorisation are double. Flops a row: 2·D·k for X (twice when X is not kept), k² for Gram, 2·k² for the solve.
+/// A leverage chunk is one work item. The pieces of a whole sequence are cut into at most 64 blocks; the cut depends on the sequence's length alone, so results do not depend on threads or on other sequences.
 /// </summary>
 internal static unsafe class CpuLeverage<TLanes, TVector>
     where TLanes : struct, ILanes<TVector>
     where TVector : struct
 {
-    private const int MaxBlocks = 64, BlockRows = 512, GramRun = 16;
+    private const int MaxBlocks = 64, PieceRows = 512, GramRun = 16;
 
     /// <summary>Rows converted at once: a multiple of the tile height.</summary>
     private const int LoadTile = 8 * MatrixTile<TLanes, TVector>.Rows;
@@ -83,103 +83,160 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         /// <summary>X rows, with room for whole tiles and for a Gram tile that reads past the last column.</summary>
         private long SketchFloats(int rows) => ((long)MatrixTile<TLanes, TVector>.PaddedRows(rows) + 1) * _columns;
 
+        /// <summary>A piece's rows, with room for whole tiles.</summary>
+        private long RowFloats => (long)MatrixTile<TLanes, TVector>.PaddedRows(PieceRows) * _dim;
+
+        /// <summary>Floats of scratch that a piece takes: its rows, solved rows of a tile, and what is described at <see cref="Scratch"/>.</summary>
+        private long ScratchFloats => RowFloats + LoadTile * (long)_columns + PanelFloats + GramFloats + _dim;
+
+        /// <summary>A thread's own memory: a piece's rows, a tile of solved rows, Phi in panels, a run's Gram matrix, a mean.</summary>
+        private readonly struct Scratch(Call call, float* address)
+        {
+            public float* Rows => address;
+            public float* Solved => Rows + call.RowFloats;
+            public float* Panels => Solved + LoadTile * (long)call._columns;
+            public float* Run => Panels + call.PanelFloats;
+            public float* Mean => Run + call.GramFloats;
+        }
+
+        private static int Pieces(int rows) => (rows + PieceRows - 1) / PieceRows;
+
         public void Chunks(int b, int first, int end)
         {
-            int chunk = plan.Options.LeverageChunk, chunks = (end - first + chunk - 1) / chunk;
-            long floats = _dim + LoadTile * (long)(_dim + _columns) + PanelFloats + (long)_k * _columns + GramFloats + SketchFloats(chunk);
-            long doubles = _dim + 2L * _k * _k;
-            workers.Run(chunks * _heads, floats * sizeof(float) + doubles * sizeof(double), (item, scratch) =>
+            int chunk = Math.Min(plan.Options.LeverageChunk, end - first), chunks = (end - first + chunk - 1) / chunk, most = Pieces(chunk);
+            long xFloats = SketchFloats(Math.Min(chunk, PieceRows)), floats = ScratchFloats + most * (xFloats + _k) + (long)_k * _columns, doubles = (long)most * _dim + 2L * _k * _k;
+            workers.Run(chunks * _heads, doubles * sizeof(double) + floats * sizeof(float), (item, memory) =>
             {
-                int head = item % _heads, token = first + item / _heads * chunk, rows = Math.Min(chunk, end - token);
-                double* sum = (double*)scratch, gram = sum + _dim, inverse = gram + _k * _k;
-                float* tile = (float*)(inverse + _k * _k), solved = tile + LoadTile * _dim, panels = solved + (long)LoadTile * _columns;
-                float* solve = panels + PanelFloats, run = solve + (long)_k * _columns, mean = run + GramFloats, x = mean + _dim;
-                PackSketch(sketch.Of(b, head), panels);
-                new Span<double>(sum, _dim).Clear();
-                if (plan.Options.CenterKeys)
-                    AddRows(b, token, rows, head, tile, sum);
-                Mean(sum, rows, mean);
-                SketchRows(b, token, rows, head, mean, panels, tile, x);
+                int head = item % _heads, token = first + item / _heads * chunk, rows = Math.Min(chunk, end - token), pieces = Pieces(rows);
+                double* sums = (double*)memory, gram = sums + (long)most * _dim, inverse = gram + _k * _k;
+                float* solve = (float*)(inverse + _k * _k), shifts = solve + (long)_k * _columns, x = shifts + most * _k;
+                var scratch = new Scratch(this, x + most * xFloats);
+                PackSketch(sketch.Of(b, head), scratch.Panels);
                 new Span<double>(gram, _k * _k).Clear();
-                AddGram(x, rows, run, gram);
+                for (int piece = 0; piece < pieces; piece++)
+                    AddPiece(b, token, rows, head, piece, scratch, sums + (long)piece * _dim, x + piece * xFloats, gram);
+                AddBetween(b, head, rows, sums, shifts, gram);
                 if (Factor(b, head, gram, inverse, solve))
-                    Score(x, rows, solve, solved, Output(b, token, head));
+                    for (int piece = 0; piece < pieces; piece++)
+                        Score(b, token, rows, head, piece, x + piece * xFloats, solve, shifts + piece * _k, scratch);
             });
         }
 
         public void WholeSequence(int b, int first, int end)
         {
-            int length = end - first, blocks = Math.Clamp((length + BlockRows - 1) / BlockRows, 1, MaxBlocks);
-            int blockRows = (length + blocks - 1) / blocks;
-            blocks = (length + blockRows - 1) / blockRows;
+            int length = end - first, pieces = Pieces(length), perBlock = (pieces + MaxBlocks - 1) / MaxBlocks, blocks = (pieces + perBlock - 1) / perBlock;
+            long xFloats = SketchFloats(PieceRows);
+            bool keep = xFloats * _heads * pieces * sizeof(float) <= MaxKeptSketchBytes;
+            using var rentedSums = workers.Rent((long)_heads * pieces * _dim * sizeof(double));
+            using var rentedShifts = workers.Rent((long)_heads * pieces * _k * sizeof(float));
+            using var rentedGrams = workers.Rent((long)_heads * blocks * _k * _k * sizeof(double));
+            using var rentedSolves = workers.Rent((long)_heads * _k * _columns * sizeof(float));
+            using var rentedX = workers.Rent(keep ? xFloats * _heads * pieces * sizeof(float) : 0);
+            double* sums = (double*)rentedSums.Address, grams = (double*)rentedGrams.Address;
+            float* shifts = (float*)rentedShifts.Address, solves = (float*)rentedSolves.Address, kept = (float*)rentedX.Address;
+            long floats = ScratchFloats + (keep ? 0 : xFloats);
 
-            using var sums = workers.Rent((long)_heads * blocks * _dim * sizeof(double));
-            using var means = workers.Rent((long)_heads * _dim * sizeof(float));
-            using var grams = workers.Rent((long)_heads * blocks * _k * _k * sizeof(double));
-            using var solves = workers.Rent((long)_heads * _k * _columns * sizeof(float));
-            long xFloats = SketchFloats(blockRows);
-            bool keep = blockRows <= BlockRows && xFloats * _heads * blocks * sizeof(float) <= MaxKeptSketchBytes;
-            using var kept = workers.Rent(keep ? xFloats * _heads * blocks * sizeof(float) : 0);
-            float* keptX = (float*)kept.Address;
-            double* sum = (double*)sums.Address, gram = (double*)grams.Address;
-            float* mean = (float*)means.Address, solve = (float*)solves.Address;
-            long floats = LoadTile * (long)(_dim + _columns) + PanelFloats + GramFloats + SketchFloats(BlockRows);
-
-            if (plan.Options.CenterKeys)
-                workers.Run(_heads * blocks, floats * sizeof(float), (item, scratch) =>
-                {
-                    int head = item / blocks, token = first + item % blocks * blockRows;
-                    new Span<double>(sum + (long)item * _dim, _dim).Clear();
-                    AddRows(b, token, Math.Min(blockRows, end - token), head, (float*)scratch, sum + (long)item * _dim);
-                });
-            for (int head = 0; head < _heads; head++)
+            workers.Run(_heads * blocks, floats * sizeof(float), (item, memory) =>
             {
-                double* total = sum + (long)head * blocks * _dim;
-                if (!plan.Options.CenterKeys)
-                    new Span<double>(total, _dim).Clear();
-                else
-                    AddParts(total, blocks, _dim);
-                Mean(total, length, mean + head * _dim);
-            }
-
-            workers.Run(_heads * blocks, floats * sizeof(float), (item, scratch) =>
-            {
-                int head = item / blocks, token = first + item % blocks * blockRows, rows = Math.Min(blockRows, end - token);
-                float* tile = (float*)scratch, panels = tile + LoadTile * (long)(_dim + _columns), run = panels + PanelFloats;
-                float* x = keep ? keptX + item * xFloats : run + GramFloats;
-                double* partial = gram + (long)item * _k * _k;
-                PackSketch(sketch.Of(b, head), panels);
-                new Span<double>(partial, _k * _k).Clear();
-                for (int i = 0; i < rows; i += BlockRows)
+                int head = item / blocks, from = item % blocks * perBlock;
+                var scratch = new Scratch(this, (float*)memory);
+                double* gram = grams + (long)item * _k * _k;
+                PackSketch(sketch.Of(b, head), scratch.Panels);
+                new Span<double>(gram, _k * _k).Clear();
+                for (int piece = from; piece < Math.Min(from + perBlock, pieces); piece++)
                 {
-                    int here = Math.Min(BlockRows, rows - i);
-                    SketchRows(b, token + i, here, head, mean + head * _dim, panels, tile, x);
-                    AddGram(x, here, run, partial);
+                    long at = (long)head * pieces + piece;
+                    AddPiece(b, first, length, head, piece, scratch, sums + at * _dim, keep ? kept + at * xFloats : (float*)memory + ScratchFloats, gram);
                 }
             });
-            workers.Run(_heads, (long)_k * _k * sizeof(double), (head, scratch) =>
+            workers.Run(_heads, (long)_k * _k * sizeof(double), (head, memory) =>
             {
-                double* total = gram + (long)head * blocks * _k * _k;
-                AddParts(total, blocks, _k * _k);
-                Factor(b, head, total, (double*)scratch, solve + (long)head * _k * _columns);
+                double* gram = grams + (long)head * blocks * _k * _k;
+                AddParts(gram, blocks, _k * _k);
+                AddBetween(b, head, length, sums + (long)head * pieces * _dim, shifts + (long)head * pieces * _k, gram);
+                Factor(b, head, gram, (double*)memory, solves + (long)head * _k * _columns);
             });
             if (_failed is not null)
                 return;
-            workers.Run(_heads * blocks, floats * sizeof(float), (item, scratch) =>
+            workers.Run(_heads * blocks, floats * sizeof(float), (item, memory) =>
             {
-                int head = item / blocks, token = first + item % blocks * blockRows, rows = Math.Min(blockRows, end - token);
-                float* tile = (float*)scratch, solved = tile + LoadTile * _dim, panels = solved + (long)LoadTile * _columns;
-                float* x = keep ? keptX + item * xFloats : panels + PanelFloats;
+                int head = item / blocks, from = item % blocks * perBlock;
+                var scratch = new Scratch(this, (float*)memory);
                 if (!keep)
-                    PackSketch(sketch.Of(b, head), panels);
-                for (int i = 0; i < rows; i += BlockRows)
+                    PackSketch(sketch.Of(b, head), scratch.Panels);
+                for (int piece = from; piece < Math.Min(from + perBlock, pieces); piece++)
                 {
-                    int here = Math.Min(BlockRows, rows - i);
+                    long at = (long)head * pieces + piece;
+                    float* x = keep ? kept + at * xFloats : (float*)memory + ScratchFloats;
                     if (!keep)
-                        SketchRows(b, token + i, here, head, mean + head * _dim, panels, tile, x);
-                    Score(x, here, solve + (long)head * _k * _columns, solved, Output(b, token + i, head));
+                        SketchPiece(b, first, length, head, piece, scratch, sums + at * _dim, x);
+                    Score(b, first, length, head, piece, x, solves + (long)head * _k * _columns, shifts + at * _k, scratch);
                 }
             });
+        }
+
+        /// <summary>Sketches a piece and adds its Gram matrix.</summary>
+        private void AddPiece(int b, int first, int length, int head, int piece, Scratch scratch, double* sum, float* x, double* gram)
+        {
+            SketchPiece(b, first, length, head, piece, scratch, sum, x);
+            AddGram(x, Math.Min(PieceRows, length - piece * PieceRows), scratch.Run, gram);
+        }
+
+        /// <summary>Sketches a piece of the rows from <paramref name="first"/> on: <paramref name="sum"/> [D] receives the sum of its keys, <paramref name="x"/> its rows around their mean.</summary>
+        private void SketchPiece(int b, int first, int length, int head, int piece, Scratch scratch, double* sum, float* x)
+        {
+            int token = first + piece * PieceRows, rows = Math.Min(PieceRows, length - piece * PieceRows);
+            new Span<double>(sum, _dim).Clear();
+            LoadRows(b, token, rows, head, scratch.Rows);
+            if (plan.Options.CenterKeys)
+                for (int i = 0; i < rows; i += LoadTile)
+                    AddRows(scratch.Rows + (long)i * _dim, Math.Min(LoadTile, rows - i), sum);
+            for (int d = 0; d < _dim; d++)
+                scratch.Mean[d] = (float)(sum[d] / rows);
+            for (int i = 0; i < rows; i += LoadTile)
+                SketchRows(scratch.Rows + (long)i * _dim, Math.Min(LoadTile, rows - i), scratch, x + (long)i * _columns);
+            new Span<float>(x + (long)MatrixTile<TLanes, TVector>.PaddedRows(rows) * _columns, _columns).Clear();
+        }
+
+        /// <summary>Adds what the pieces' means add to the Gram matrix, and gives <c>(piece's mean - mean)·Phi</c> of each, [pieces, k].</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private void AddBetween(int b, int head, int length, double* sums, float* shifts, double* gram)
+        {
+            int pieces = Pieces(length);
+            new Span<float>(shifts, pieces * _k).Clear();
+            if (pieces == 1 || !plan.Options.CenterKeys)
+                return;
+            double* mean = stackalloc double[_dim], shift = stackalloc double[_k];
+            for (int d = 0; d < _dim; d++)
+            {
+                mean[d] = 0;
+                for (int piece = 0; piece < pieces; piece++)
+                    mean[d] += sums[(long)piece * _dim + d];
+                mean[d] /= length;
+            }
+            fixed (float* phi = sketch.Of(b, head))
+                for (int piece = 0; piece < pieces; piece++)
+                {
+                    int rows = Math.Min(PieceRows, length - piece * PieceRows);
+                    new Span<double>(shift, _k).Clear();
+                    for (int d = 0; d < _dim; d++)
+                    {
+                        var apart = Vector256.Create(sums[(long)piece * _dim + d] / rows - mean[d]);
+                        for (int c = 0; c < _k; c += Vector256<float>.Count)
+                        {
+                            var (low, high) = Vector256.Widen(Vector256.Load(phi + d * _k + c));
+                            (Vector256.Load(shift + c) + apart * low).Store(shift + c);
+                            (Vector256.Load(shift + c + 4) + apart * high).Store(shift + c + 4);
+                        }
+                    }
+                    for (int c = 0; c < _k; c++)
+                    {
+                        shifts[(long)piece * _k + c] = (float)shift[c];
+                        var row = Vector256.Create(rows * shift[c]);
+                        for (int e = 0; e <= c; e += Vector256<double>.Count)
+                            (Vector256.Load(gram + c * _k + e) + row * Vector256.Load(shift + e)).Store(gram + c * _k + e);
+                    }
+                }
         }
 
         /// <summary>Adds parts 1 to <paramref name="parts"/> - 1 to part 0, in order.</summary>
@@ -191,8 +248,6 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                     total[e] += total[(long)i * length + e];
         }
 
-        private float* Output(int b, int token, int head) => leverage + (long)(plan.Shape.CuSeqlens[b] + token) * _heads + head;
-
         private void LoadRows(int b, int token, int count, int head, float* rows)
         {
             if (source.Load(b, token, count, head, rows))
@@ -201,31 +256,26 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
             badKey.Find(sequence, token, count, named, rows, _dim);
         }
 
-        /// <summary>Adds the rows to <paramref name="sum"/> [D]: differences from a tile's first row in float32, tiles in double.</summary>
+        /// <summary>Adds a tile's rows to <paramref name="sum"/> [D]: differences from its first row in float32, tiles in double.</summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private void AddRows(int b, int token, int rows, int head, float* tile, double* sum)
+        private void AddRows(float* tile, int rows, double* sum)
         {
             float* lanes = stackalloc float[16];
-            for (int i = 0; i < rows; i += LoadTile)
+            for (int d = 0; d < _dim; d += TLanes.Count)
             {
-                int here = Math.Min(LoadTile, rows - i);
-                LoadRows(b, token + i, here, head, tile);
-                for (int d = 0; d < _dim; d += TLanes.Count)
+                TVector origin = TLanes.Load(tile + d), zero = TLanes.Broadcast(0), even = zero, odd = zero;
+                float* row = tile + d;
+                for (int r = 0; r < rows - 1; r += 2, row += 2 * _dim)
                 {
-                    TVector origin = TLanes.Load(tile + d), differences = TLanes.Broadcast(0);
-                    for (int r = 1; r < here; r++)
-                        differences = TLanes.Add(differences, TLanes.Subtract(TLanes.Load(tile + r * _dim + d), origin));
-                    TLanes.Store(differences, lanes);
-                    for (int l = 0; l < TLanes.Count; l++)
-                        sum[d + l] += (double)here * tile[d + l] + lanes[l];
+                    even = TLanes.Add(even, TLanes.Subtract(TLanes.Load(row), origin));
+                    odd = TLanes.Add(odd, TLanes.Subtract(TLanes.Load(row + _dim), origin));
                 }
+                if (rows % 2 != 0)
+                    even = TLanes.Add(even, TLanes.Subtract(TLanes.Load(row), origin));
+                TLanes.Store(TLanes.Add(even, odd), lanes);
+                for (int l = 0; l < TLanes.Count; l++)
+                    sum[d + l] += (double)rows * tile[d + l] + lanes[l];
             }
-        }
-
-        private void Mean(double* sum, int rows, float* mean)
-        {
-            for (int d = 0; d < _dim; d++)
-                mean[d] = (float)(sum[d] / rows);
         }
 
         /// <summary>Phi [D, k] to panels <c>[columns / W][D][W]</c>, zeros beyond k.</summary>
@@ -241,47 +291,42 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                 }
         }
 
-        /// <summary><c>X = (keys - mean)·Phi</c> for some rows; rows beyond, up to a whole tile, are computed from zeros.</summary>
+        /// <summary><c>(tile - mean)·Phi</c>; rows beyond, up to a whole tile of the product, are computed from zeros.</summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private void SketchRows(int b, int token, int rows, int head, float* mean, float* panels, float* tile, float* x)
+        private void SketchRows(float* tile, int rows, Scratch scratch, float* x)
         {
-            int width = _width;
-            for (int i = 0; i < rows; i += LoadTile)
-            {
-                int here = Math.Min(LoadTile, rows - i), padded = MatrixTile<TLanes, TVector>.PaddedRows(here);
-                LoadRows(b, token + i, here, head, tile);
-                if (plan.Options.CenterKeys)
-                    RowLoader<TLanes, TVector>.Subtract(mean, tile, here, _dim);
-                new Span<float>(tile + here * _dim, (padded - here) * _dim).Clear();
-                for (int panel = 0; panel < _columns; panel += width)
-                    for (int r = 0; r < padded; r += MatrixTile<TLanes, TVector>.Rows)
-                        MatrixTile<TLanes, TVector>.Compute(tile + r * _dim, _dim, 1, panels + (long)panel * _dim, width, _dim,
-                            x + (long)(i + r) * _columns + panel, _columns, width);
-            }
-            new Span<float>(x + (long)MatrixTile<TLanes, TVector>.PaddedRows(rows) * _columns, _columns).Clear();
+            int width = _width, padded = MatrixTile<TLanes, TVector>.PaddedRows(rows);
+            float* panels = scratch.Panels;
+            if (plan.Options.CenterKeys)
+                RowLoader<TLanes, TVector>.Subtract(scratch.Mean, tile, rows, _dim);
+            new Span<float>(tile + rows * _dim, (padded - rows) * _dim).Clear();
+            for (int panel = 0; panel < _columns; panel += width)
+                for (int r = 0; r < padded; r += MatrixTile<TLanes, TVector>.Rows)
+                    MatrixTile<TLanes, TVector>.Compute(tile + r * _dim, _dim, 1, panels + (long)panel * _dim, width, _dim, x + (long)r * _columns + panel, _columns, width);
         }
 
-        /// <summary>Adds <c>XᵀX</c> to <paramref name="gram"/> [k, k].</summary>
+        /// <summary>Adds the lower triangle of <c>XᵀX</c> to <paramref name="gram"/> [k, k].</summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private void AddGram(float* x, int rows, float* run, double* gram)
         {
-            int width = _width;
+            int width = _width, narrow = 2 * TLanes.Count;
             for (int i = 0; i < rows; i += GramRun, x += (long)GramRun * _columns)
             {
                 int depth = Math.Min(GramRun, rows - i);
-                for (int panel = 0; panel < _columns; panel += width)
-                    for (int r = 0; r < _k; r += MatrixTile<TLanes, TVector>.Rows)
-                        MatrixTile<TLanes, TVector>.Compute(x + r, 1, _columns, x + panel, _columns, depth, run + (long)r * _columns + panel, _columns, width);
+                for (int r = 0; r < _k; r += MatrixTile<TLanes, TVector>.Rows)
+                    for (int panel = 0; panel < Math.Min(_columns, r + MatrixTile<TLanes, TVector>.Rows); panel += width)
+                        MatrixTile<TLanes, TVector>.Compute(x + r, 1, _columns, x + panel, _columns, depth, run + (long)r * _columns + panel, _columns,
+                            r + MatrixTile<TLanes, TVector>.Rows - panel <= narrow ? narrow : width);
                 for (int r = 0; r < _k; r++)
-                    AddWidened(run + (long)r * _columns, gram + r * _k);
+                    AddWidened(run + (long)r * _columns, gram + r * _k, r + 1);
             }
         }
 
-        /// <summary>Adds k floats to k doubles; k is a multiple of 16.</summary>
+        /// <summary>Adds floats to doubles: <paramref name="count"/>, rounded up to a vector, of a row of k.</summary>
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private void AddWidened(float* values, double* sums)
+        private static void AddWidened(float* values, double* sums, int count)
         {
-            for (int c = 0; c < _k; c += Vector256<float>.Count)
+            for (int c = 0; c < count; c += Vector256<float>.Count)
             {
                 var (low, high) = Vector256.Widen(Vector256.Load(values + c));
                 (Vector256.Load(sums + c) + low).Store(sums + c);
@@ -307,11 +352,16 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
             return true;
         }
 
-        /// <summary><c>o_i = ||x_i·L⁻ᵀ||²</c>, written with stride Hkv.</summary>
+        /// <summary><c>o_i = ||(x_i + shift)·L⁻ᵀ||²</c> of a piece, written with stride Hkv.</summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        private void Score(float* x, int rows, float* solve, float* solved, float* output)
+        private void Score(int b, int first, int length, int head, int piece, float* x, float* solve, float* shift, Scratch scratch)
         {
-            int width = _width;
+            int width = _width, rows = Math.Min(PieceRows, length - piece * PieceRows);
+            float* output = leverage + (long)(plan.Shape.CuSeqlens[b] + first + piece * PieceRows) * _heads + head, solved = scratch.Solved, solvedShift = scratch.Run;
+            new Span<float>(solvedShift, _columns).Clear();
+            for (int j = 0; j < _k; j++)
+                for (int c = 0; c < _columns; c += TLanes.Count)
+                    TLanes.Store(TLanes.MultiplyAdd(TLanes.Broadcast(shift[j]), TLanes.Load(solve + (long)j * _columns + c), TLanes.Load(solvedShift + c)), solvedShift + c);
             for (int i = 0; i < rows; i += MatrixTile<TLanes, TVector>.Rows)
             {
                 for (int panel = 0; panel < _columns; panel += width)
@@ -321,7 +371,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                     var sum = TLanes.Broadcast(0);
                     for (int c = 0; c < _columns; c += TLanes.Count)
                     {
-                        var y = TLanes.Load(solved + (long)r * _columns + c);
+                        var y = TLanes.Add(TLanes.Load(solved + (long)r * _columns + c), TLanes.Load(solvedShift + c));
                         sum = TLanes.MultiplyAdd(y, y, sum);
                     }
                     output[(long)(i + r) * _heads] = TLanes.Sum(sum);

@@ -11,32 +11,32 @@ public class BadInputTests
     public static TheoryData<string> CpuBackends => [.. Backends.Names.Where(n => n != "reference")];
 
     [Theory]
-    [InlineData("key_pre_rope", float.NaN)]
-    [InlineData("key_pre_rope", float.PositiveInfinity)]
-    [InlineData("key", float.NaN)]
-    [InlineData("key", float.NegativeInfinity)]
-    [InlineData("query", float.NaN)]
-    [InlineData("query", float.PositiveInfinity)]
-    public void NaN_and_infinity_are_named_by_tensor_layer_token_and_head(string tensor, float bad)
+    [InlineData("key_pre_rope", float.NaN, 64)]
+    [InlineData("key_pre_rope", float.PositiveInfinity, 80)]
+    [InlineData("key", float.NaN, 80)]
+    [InlineData("key", float.NegativeInfinity, 64)]
+    [InlineData("query", float.NaN, 64)]
+    [InlineData("query", float.PositiveInfinity, 80)]
+    public void NaN_and_infinity_are_named_by_tensor_layer_token_and_head(string tensor, float bad, int dim)
     {
         foreach (var type in Arrays.FloatTypes)
             foreach (string backendName in Backends.Names.Where(n => n != "reference"))
                 foreach (var options in CompressionPresets.ByName.Values)
                 {
-                    var clean = TestLayer.Random(31, [50, 400], 4, 2, 64);
+                    var clean = TestLayer.Random(31, [50, 400], 4, 2, dim);
                     int heads = tensor == "query" ? 4 : 2;
                     float[] Poison(string name, float[] values)
                     {
                         if (name != tensor)
                             return values;
                         float[] poisoned = [.. values];
-                        poisoned[((50 + 123) * heads + 1) * 64 + 63] = bad;
-                        poisoned[((50 + 300) * heads + 1) * 64 + 2] = bad;
+                        poisoned[((50 + 123) * heads + 1) * dim + dim - 1] = bad;
+                        poisoned[((50 + 300) * heads + 1) * dim + 2] = bad;
                         return poisoned;
                     }
                     byte[] keyPreRope = Arrays.Encode(Poison("key_pre_rope", clean.KeyPreRopeValues), type), query = Arrays.Encode(Poison("query", clean.QueryValues), type);
                     byte[] key = Arrays.Encode(Poison("key", clean.KeyValues), type), value = Arrays.Encode(clean.ValueValues, type);
-                    var shape = new LayerShape([0, 50, 450], 4, 2, 64, type) { Layer = 7 };
+                    var shape = new LayerShape([0, 50, 450], 4, 2, dim, type) { Layer = 7 };
                     var inputs = new LayerInputs { KeyPreRope = View(keyPreRope, 2), Query = View(query, 4), Key = View(key, 2), Value = View(value, 2) };
                     using var backend = Backends.Create(backendName);
                     var e = Assert.Throws<CompactorException>(() => LayerCompressor.Select(backend, new LayerPlan(shape, options, Budget.Retention(0.5)), inputs));
@@ -44,7 +44,7 @@ public class BadInputTests
                     Assert.Equal(CompactorStatus.NonFinite, e.Status);
                     Assert.StartsWith($"Layer 7: {tensor} holds {bad} at token 123 of sequence 1, head 1. ", e.Message);
 
-                    TensorView View(byte[] bytes, int h) => TensorView.Packed(Arrays.Address(bytes), type, 450, h, 64);
+                    TensorView View(byte[] bytes, int h) => TensorView.Packed(Arrays.Address(bytes), type, 450, h, dim);
                 }
     }
 

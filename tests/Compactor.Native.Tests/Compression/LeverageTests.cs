@@ -43,9 +43,9 @@ public class LeverageTests
         Check.One(Config.QuickThrowOnFailure.WithMaxTest(backend == "reference" ? 15 : 60).WithReplay(20250708, 1), property);
     }
 
-    /// <summary>More rows than the blocks of a sequence keep sketched, and more heads than the sketches of all of them have memory for.</summary>
+    /// <summary>More rows, and more heads, than their sketches have memory for; a block of the sequence has several pieces, or one.</summary>
     [Theory]
-    [InlineData(33_000, 2, 16)]
+    [InlineData(33_000, 8, 16)]
     [InlineData(4_096, 48, 48)]
     public void Sketches_that_are_not_kept_give_the_scores_of_the_reference(int tokens, int heads, int k)
     {
@@ -140,6 +140,22 @@ public class LeverageTests
         double[] twice = ReferenceLeverage.Scores(keys, phi, k, 1e-12, center: false, epsilonFloor: 0);
         Assert.Equal(o / (1 + o), twice[7], 1e-9);
         Assert.Equal(twice[7], twice[n], 1e-12);
+    }
+
+    /// <summary>The CPU backend centres pieces of a sequence or chunk around their own means; these lie several standard deviations apart.</summary>
+    [Theory]
+    [InlineData(0)]
+    [InlineData(700)]
+    public void Means_that_drift_along_the_sequence_cost_no_digits(int chunk)
+    {
+        const int Tokens = 2_100, Heads = 2, Dim = 64;
+        var layer = TestLayer.Random(7, [Tokens], Heads, Heads, Dim);
+        float[] drifting = [.. layer.KeyPreRopeValues.Select((x, i) => x + i / (Heads * Dim) * 4f / Tokens * (1 + i % 3))];
+        layer = TestLayer.From(layer.Shape, drifting, layer.QueryValues, layer.KeyValues, layer.ValueValues);
+        var options = Whole with { LeverageChunk = chunk };
+        float[] expected = Leverage("reference", layer, options);
+        foreach (string backend in Backends.Names.Where(name => name != "reference"))
+            Assert.InRange(Arrays.RelativeError(Leverage(backend, layer, options), expected), 0, 1e-5);
     }
 
     [Theory]
