@@ -12,6 +12,9 @@ internal static unsafe class CpuFuse<TLanes, TVector>
     where TLanes : struct, ILanes<TVector>
     where TVector : struct
 {
+    /// <summary>Tokens of a work item.</summary>
+    private const int PoolBlock = 512;
+
     public static FuseStatus Run(Workers workers, LayerPlan plan, BufferView<float>? leverage, BufferView<float>? attention, TensorView value, BufferView<float> scores)
     {
         var status = new FuseStatus(0, 0, 0, 0);
@@ -24,7 +27,7 @@ internal static unsafe class CpuFuse<TLanes, TVector>
             var scored = fused[(first * heads)..(end * heads)];
             if (attention is { } a)
             {
-                Pool(workers, plan, b, a, value, scores);
+                Pool(workers, plan, b, a, value, (float*)scores.Address + (long)(start + first) * heads);
                 Normalize(scored, scored, heads, plan.Options, plan.Options.AttentionScope, plan.Options.AttentionChunk, 1);
             }
             if (leverage is { } o)
@@ -35,52 +38,65 @@ internal static unsafe class CpuFuse<TLanes, TVector>
         return status;
     }
 
-    /// <summary>Value-norm weighting and the zero-padded mean pool, into <paramref name="scores"/>.</summary>
-    private static void Pool(Workers workers, LayerPlan plan, int b, BufferView<float> attention, TensorView value, BufferView<float> scores)
+    /// <summary>Value-norm weighting and the zero-padded mean pool, into <paramref name="target"/>, by blocks of tokens.</summary>
+    private static void Pool(Workers workers, LayerPlan plan, int b, BufferView<float> attention, TensorView value, float* target)
     {
-        int heads = plan.Shape.KvHeads, dim = plan.Shape.HeadDim, start = plan.Shape.CuSeqlens[b], width = plan.Options.PoolWidth;
+        int heads = plan.Shape.KvHeads, dim = plan.Shape.HeadDim, start = plan.Shape.CuSeqlens[b], half = plan.Options.PoolWidth / 2;
         var (first, end) = plan.ScoredTokens(b);
         int length = end - first;
-        workers.Run(heads, ((long)length + dim) * sizeof(float), (head, scratch) =>
+        float* source = (float*)attention.Address + (long)(start + first) * heads;
+        workers.Run((length + PoolBlock - 1) / PoolBlock, ((PoolBlock + 2L * half) * heads + dim) * sizeof(float), (block, scratch) =>
         {
-            long origin = (long)(start + first) * heads + head;
-            float* source = (float*)attention.Address + origin, target = (float*)scores.Address + origin;
-            float* weighted = (float*)scratch, row = weighted + length;
-            for (int t = 0; t < length; t++)
-            {
-                weighted[t] = source[(long)t * heads];
-                if (plan.Options.WeightByValueNorm)
-                {
-                    RowLoader<TLanes, TVector>.Load(value, b, start, first + t, 1, head, row);
-                    weighted[t] *= TensorPrimitives.Norm(new ReadOnlySpan<float>(row, dim));
-                }
-            }
-            for (int t = 0; t < length; t++)
+            int begin = block * PoolBlock, past = Math.Min(length, begin + PoolBlock), from = Math.Max(0, begin - half), to = Math.Min(length, past + half);
+            float* weighted = (float*)scratch, row = weighted + (long)(to - from) * heads;
+            new Span<float>(source + (long)from * heads, (to - from) * heads).CopyTo(new(weighted, (to - from) * heads));
+            if (plan.Options.WeightByValueNorm)
+                for (int t = from; t < to; t++)
+                    for (int h = 0; h < heads; h++)
+                    {
+                        RowLoader<TLanes, TVector>.Load(value, b, start, first + t, 1, h, row);
+                        weighted[(long)(t - from) * heads + h] *= TensorPrimitives.Norm(new ReadOnlySpan<float>(row, dim));
+                    }
+            Means(weighted, from, to, begin, past, heads, half, target);
+        });
+    }
+
+    /// <summary>Means of windows of <c>2·half + 1</c> tokens; what lies outside of [<paramref name="from"/>, <paramref name="to"/>) is 0.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Means(float* weighted, int from, int to, int begin, int past, int heads, int half, float* target)
+    {
+        for (int t = begin; t < past; t++)
+            for (int h = 0; h < heads; h++)
             {
                 double sum = 0;
-                for (int u = Math.Max(0, t - width / 2); u <= Math.Min(length - 1, t + width / 2); u++)
-                    sum += weighted[u];
-                target[(long)t * heads] = (float)(sum / width);
+                for (int u = Math.Max(from, t - half); u <= Math.Min(to - 1, t + half); u++)
+                    sum += weighted[(long)(u - from) * heads + h];
+                target[(long)t * heads + h] = (float)(sum / (2 * half + 1));
             }
-        });
     }
 
     /// <summary>Writes or adds <c>weight·z(source)</c>, scope by scope.</summary>
     private static void Normalize(ReadOnlySpan<float> source, Span<float> target, int heads, CompressionOptions options,
         NormalizationScope scope, int chunk, double weight, bool add = false)
     {
-        int stride = scope == NormalizationScope.Head ? heads : 1;
-        int span = scope == NormalizationScope.Chunk && chunk > 0 ? chunk * heads : source.Length;
+        int columns = scope == NormalizationScope.Head ? heads : 1, span = scope == NormalizationScope.Chunk && chunk > 0 ? chunk * heads : Math.Max(1, source.Length);
+        Span<double> means = stackalloc double[columns], inverses = stackalloc double[columns];
         for (int begin = 0; begin < source.Length; begin += span)
-            for (int offset = 0; offset < stride; offset++)
+        {
+            int here = Math.Min(span, source.Length - begin);
+            CpuStatistics.Of(source.Slice(begin, here), means, inverses, options);
+            Normalize(source.Slice(begin, here), target.Slice(begin, here), means, inverses, weight, add);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Normalize(ReadOnlySpan<float> source, Span<float> target, ReadOnlySpan<double> means, ReadOnlySpan<double> inverses, double weight, bool add)
+    {
+        for (int begin = 0; begin < source.Length; begin += means.Length)
+            for (int c = 0; c < means.Length; c++)
             {
-                int from = begin + offset, to = Math.Min(source.Length, begin + span);
-                var (mean, inverse) = CpuStatistics.Of(source, from, to, stride, options);
-                for (int e = from; e < to; e += stride)
-                {
-                    double z = weight * ((source[e] - mean) * inverse);
-                    target[e] = (float)(add ? target[e] + z : z);
-                }
+                double z = weight * ((source[begin + c] - means[c]) * inverses[c]);
+                target[begin + c] = (float)(add ? target[begin + c] + z : z);
             }
     }
 
@@ -88,15 +104,17 @@ internal static unsafe class CpuFuse<TLanes, TVector>
     private static void Protect(LayerPlan plan, int b, Span<float> fused, ref FuseStatus status)
     {
         int heads = plan.Shape.KvHeads;
-        for (int e = 0; e < fused.Length; e++)
+        for (int t = 0; t < fused.Length / heads; t++)
         {
-            if (!float.IsFinite(fused[e]))
-            {
-                fused[e] = float.MinValue;
-                status = status.NonFiniteScores == 0 ? new FuseStatus(1, b, e / heads, e % heads) : status with { NonFiniteScores = status.NonFiniteScores + 1 };
-            }
-            if (plan.IsProtected(b, e / heads))
-                fused[e] = float.PositiveInfinity;
+            var row = fused.Slice(t * heads, heads);
+            for (int h = 0; h < heads; h++)
+                if (!float.IsFinite(row[h]))
+                {
+                    row[h] = float.MinValue;
+                    status = status.NonFiniteScores == 0 ? new FuseStatus(1, b, t, h) : status with { NonFiniteScores = status.NonFiniteScores + 1 };
+                }
+            if (plan.IsProtected(b, t))
+                row.Fill(float.PositiveInfinity);
         }
     }
 }

@@ -52,10 +52,10 @@ internal static unsafe class CpuRagged
         {
             int start = plan.Shape.CuSeqlens[b * heads], pairs = plan.Shape.PairsOf(b);
             var ofSequence = scores.AsSpan().Slice(start, pairs);
-            using var workspace = workers.Rent(2L * pairs * sizeof(uint));
+            using var workspace = workers.Rent((3L * pairs + 1) * sizeof(uint));
+            var positions = new Span<int>((int*)workspace.Address + 2L * pairs, pairs + 1);
             Span<uint> keys = new((void*)workspace.Address, pairs), ordered = new((uint*)workspace.Address + pairs, pairs);
-            for (int i = 0; i < pairs; i++)
-                keys[i] = CpuSelect.Key(ofSequence[i]);
+            CpuSelect.Keys(ofSequence, keys);
             bool wholeSequence = plan.Options.SelectionScope == SelectionScope.Sequence;
             for (int h = 0; h < heads; h++)
             {
@@ -74,12 +74,11 @@ internal static unsafe class CpuRagged
                 for (int i = 0; i < pairs; i++)
                     keys[order[i]] = ordered[i];
             }
-            for (int h = 0, i = 0; h < heads; h++)
+            for (int h = 0; h < heads; h++)
             {
-                for (int slot = 0; slot < plan.Shape.LengthOf(b, h); slot++)
-                    if (keys[i++] == CpuSelect.Kept)
-                        indices[written++] = slot;
-                offsets[b * heads + h + 1] = written;
+                int kept = CpuSelect.Positions(keys.Slice(plan.Shape.CuSeqlens[b * heads + h] - start, plan.Shape.LengthOf(b, h)), 0, 1, positions);
+                positions[..kept].CopyTo(indices[written..]);
+                offsets[b * heads + h + 1] = written += kept;
             }
         }
     }

@@ -9,29 +9,46 @@ internal static class CpuStatistics
     /// <summary>Writes <c>z(source)</c> over all of it.</summary>
     public static void Normalize(ReadOnlySpan<float> source, Span<float> target, CompressionOptions options)
     {
-        var (mean, inverse) = Of(source, 0, source.Length, 1, options);
+        double mean = 0, inverse = 0;
+        Of(source, new(ref mean), new(ref inverse), options);
         for (int i = 0; i < source.Length; i++)
             target[i] = (float)((source[i] - mean) * inverse);
     }
 
-    /// <summary>Mean and 1/std of finite elements; 1/std is 0 where they are constant to float32's resolution.</summary>
+    /// <summary>Mean and 1/std of the finite elements of each column of <c>x [rows, columns]</c>; 1/std is 0 where they are constant to float32's resolution.</summary>
+    /// <param name="x">Rows after each other.</param>
+    /// <param name="means">Receives the columns' means.</param>
+    /// <param name="inverses">Receives their 1/std.</param>
+    /// <param name="options">Say which standard deviation, and its least.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static (double Mean, double Inverse) Of(ReadOnlySpan<float> x, int from, int to, int stride, CompressionOptions options)
+    public static void Of(ReadOnlySpan<float> x, Span<double> means, Span<double> inverses, CompressionOptions options)
     {
-        double sum = 0, largest = 0;
-        long count = 0;
-        for (int e = from; e < to; e += stride)
-            if (float.IsFinite(x[e]))
-            {
-                sum += x[e];
-                largest = Math.Max(largest, Math.Abs(x[e]));
-                count++;
-            }
-        double mean = count == 0 ? 0 : sum / count, squares = 0;
-        for (int e = from; e < to; e += stride)
-            if (float.IsFinite(x[e]))
-                squares += (x[e] - mean) * (x[e] - mean);
-        double std = Math.Sqrt(squares / Math.Max(1, options.UnbiasedStandardDeviation ? count - 1 : count));
-        return (mean, std > largest / 65536 ? 1 / Math.Max(std, options.StandardDeviationFloor) : 0);
+        int columns = means.Length;
+        Span<double> largest = stackalloc double[columns], squares = stackalloc double[columns];
+        Span<long> counts = stackalloc long[columns];
+        largest.Clear();
+        squares.Clear();
+        counts.Clear();
+        means.Clear();
+        for (int begin = 0; begin < x.Length; begin += columns)
+            for (int c = 0; c < columns; c++)
+                if (float.IsFinite(x[begin + c]))
+                {
+                    means[c] += x[begin + c];
+                    if (Math.Abs(x[begin + c]) > largest[c])
+                        largest[c] = Math.Abs(x[begin + c]);
+                    counts[c]++;
+                }
+        for (int c = 0; c < columns; c++)
+            means[c] = counts[c] == 0 ? 0 : means[c] / counts[c];
+        for (int begin = 0; begin < x.Length; begin += columns)
+            for (int c = 0; c < columns; c++)
+                if (float.IsFinite(x[begin + c]))
+                    squares[c] += (x[begin + c] - means[c]) * (x[begin + c] - means[c]);
+        for (int c = 0; c < columns; c++)
+        {
+            double std = Math.Sqrt(squares[c] / Math.Max(1, options.UnbiasedStandardDeviation ? counts[c] - 1 : counts[c]));
+            inverses[c] = std > largest[c] / 65536 ? 1 / Math.Max(std, options.StandardDeviationFloor) : 0;
+        }
     }
 }
