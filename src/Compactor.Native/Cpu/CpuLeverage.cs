@@ -22,7 +22,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
     /// <summary>Rows converted at once: a multiple of the tile height.</summary>
     private const int LoadTile = 8 * MatrixTile<TLanes, TVector>.Rows;
 
-    /// <summary>Most bytes of X kept between the two passes over a whole sequence; beyond, X is computed twice.</summary>
+    /// <summary>Most bytes of X kept until a whole sequence is solved; where one head's take more, it is computed twice.</summary>
     private const long MaxKeptSketchBytes = 32L << 20;
 
     public static void Run(Workers workers, LayerPlan plan, TensorView keys, RotaryEmbedding? undo, Sketch sketch, BufferView<float> leverage)
@@ -122,55 +122,62 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
             });
         }
 
+        /// <summary>As many heads at once as there is memory to keep X of.</summary>
         public void WholeSequence(int b, int first, int end)
         {
+            long bytes = SketchFloats(PieceRows) * Pieces(end - first) * sizeof(float);
+            int together = (int)Math.Clamp(MaxKeptSketchBytes / bytes, 1, _heads);
+            for (int head = 0; head < _heads; head += together)
+                WholeSequence(b, first, end, head, Math.Min(together, _heads - head), keep: bytes <= MaxKeptSketchBytes);
+        }
+
+        private void WholeSequence(int b, int first, int end, int firstHead, int heads, bool keep)
+        {
             int length = end - first, pieces = Pieces(length), perBlock = (pieces + MaxBlocks - 1) / MaxBlocks, blocks = (pieces + perBlock - 1) / perBlock;
-            long xFloats = SketchFloats(PieceRows);
-            bool keep = xFloats * _heads * pieces * sizeof(float) <= MaxKeptSketchBytes;
-            using var rentedSums = workers.Rent((long)_heads * pieces * _dim * sizeof(double));
-            using var rentedShifts = workers.Rent((long)_heads * pieces * _k * sizeof(float));
-            using var rentedGrams = workers.Rent((long)_heads * blocks * _k * _k * sizeof(double));
-            using var rentedSolves = workers.Rent((long)_heads * _k * _columns * sizeof(float));
-            using var rentedX = workers.Rent(keep ? xFloats * _heads * pieces * sizeof(float) : 0);
+            long xFloats = SketchFloats(PieceRows), floats = ScratchFloats + (keep ? 0 : xFloats);
+            using var rentedSums = workers.Rent((long)heads * pieces * _dim * sizeof(double));
+            using var rentedShifts = workers.Rent((long)heads * pieces * _k * sizeof(float));
+            using var rentedGrams = workers.Rent((long)heads * blocks * _k * _k * sizeof(double));
+            using var rentedSolves = workers.Rent((long)heads * _k * _columns * sizeof(float));
+            using var rentedX = workers.Rent(keep ? xFloats * heads * pieces * sizeof(float) : 0);
             double* sums = (double*)rentedSums.Address, grams = (double*)rentedGrams.Address;
             float* shifts = (float*)rentedShifts.Address, solves = (float*)rentedSolves.Address, kept = (float*)rentedX.Address;
-            long floats = ScratchFloats + (keep ? 0 : xFloats);
 
-            workers.Run(_heads * blocks, floats * sizeof(float), (item, memory) =>
+            workers.Run(heads * blocks, floats * sizeof(float), (item, memory) =>
             {
-                int head = item / blocks, from = item % blocks * perBlock;
+                int i = item / blocks, from = item % blocks * perBlock;
                 var scratch = new Scratch(this, (float*)memory);
                 double* gram = grams + (long)item * _k * _k;
-                PackSketch(sketch.Of(b, head), scratch.Panels);
+                PackSketch(sketch.Of(b, firstHead + i), scratch.Panels);
                 new Span<double>(gram, _k * _k).Clear();
                 for (int piece = from; piece < Math.Min(from + perBlock, pieces); piece++)
                 {
-                    long at = (long)head * pieces + piece;
-                    AddPiece(b, first, length, head, piece, scratch, sums + at * _dim, keep ? kept + at * xFloats : (float*)memory + ScratchFloats, gram);
+                    long at = (long)i * pieces + piece;
+                    AddPiece(b, first, length, firstHead + i, piece, scratch, sums + at * _dim, keep ? kept + at * xFloats : (float*)memory + ScratchFloats, gram);
                 }
             });
-            workers.Run(_heads, (long)_k * _k * sizeof(double), (head, memory) =>
+            workers.Run(heads, (long)_k * _k * sizeof(double), (i, memory) =>
             {
-                double* gram = grams + (long)head * blocks * _k * _k;
+                double* gram = grams + (long)i * blocks * _k * _k;
                 AddParts(gram, blocks, _k * _k);
-                AddBetween(b, head, length, sums + (long)head * pieces * _dim, shifts + (long)head * pieces * _k, gram);
-                Factor(b, head, gram, (double*)memory, solves + (long)head * _k * _columns);
+                AddBetween(b, firstHead + i, length, sums + (long)i * pieces * _dim, shifts + (long)i * pieces * _k, gram);
+                Factor(b, firstHead + i, gram, (double*)memory, solves + (long)i * _k * _columns);
             });
             if (_failed is not null)
                 return;
-            workers.Run(_heads * blocks, floats * sizeof(float), (item, memory) =>
+            workers.Run(heads * blocks, floats * sizeof(float), (item, memory) =>
             {
-                int head = item / blocks, from = item % blocks * perBlock;
+                int i = item / blocks, from = item % blocks * perBlock;
                 var scratch = new Scratch(this, (float*)memory);
                 if (!keep)
-                    PackSketch(sketch.Of(b, head), scratch.Panels);
+                    PackSketch(sketch.Of(b, firstHead + i), scratch.Panels);
                 for (int piece = from; piece < Math.Min(from + perBlock, pieces); piece++)
                 {
-                    long at = (long)head * pieces + piece;
+                    long at = (long)i * pieces + piece;
                     float* x = keep ? kept + at * xFloats : (float*)memory + ScratchFloats;
                     if (!keep)
-                        SketchPiece(b, first, length, head, piece, scratch, sums + at * _dim, x);
-                    Score(b, first, length, head, piece, x, solves + (long)head * _k * _columns, shifts + at * _k, scratch);
+                        SketchPiece(b, first, length, firstHead + i, piece, scratch, sums + at * _dim, x);
+                    Score(b, first, length, firstHead + i, piece, x, solves + (long)i * _k * _columns, shifts + at * _k, scratch);
                 }
             });
         }
