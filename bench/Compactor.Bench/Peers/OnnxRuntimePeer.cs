@@ -75,6 +75,8 @@ internal sealed class OnnxRuntimePeer : Peer
     {
         Close();
         using var options = new SessionOptions { IntraOpNumThreads = threads, InterOpNumThreads = 1, GraphOptimizationLevel = GraphOptimizationLevel.ORT_ENABLE_ALL };
+        // its threads wait busily within a run, not after it into somebody else's turn
+        options.AddSessionConfigEntry("session.force_spinning_stop", "1");
         _session = new InferenceSession(graph, options);
         foreach (var (name, metadata) in _session.InputMetadata)
         {

@@ -13,6 +13,9 @@ internal sealed class Python
 {
     private const string CoreType = "OPENBLAS_CORETYPE";
 
+    /// <summary>OpenBLAS's threads wait busily for so many cycles (a power of two, half a millisecond) for their next product, instead of 30 ms: not into somebody else's turn.</summary>
+    private const string SpinCycles = "20";
+
     private readonly string _path;
     private string? _coreType;
 
@@ -48,6 +51,7 @@ internal sealed class Python
         start.Environment["PYTHONDONTWRITEBYTECODE"] = "1";
         start.Environment["GLIBC_TUNABLES"] = $"glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={long.MaxValue}";
         start.Environment[CoreType] = _coreType;
+        start.Environment["OPENBLAS_THREAD_TIMEOUT"] = SpinCycles;
         return Process.Start(start) ?? throw new InvalidOperationException($"{_path} did not start.");
     }
 
