@@ -253,15 +253,10 @@ class CommittedResults(Case):
     def test_every_kind_of_list_is_read(self):
         host = {"ProcessorName": "AMD EPYC", "LogicalCoreCount": 2}
         documents = {
-            "decode": (committed("2026-11-25-cpu-decode-vs-pytorch.json"), lambda d: [d["ratios"]], -1),
-            "start-up": (committed("2026-11-26-startup.json"), lambda d: [d["milliseconds"]], 1),
-            "stages beside peers": ({"benchmark": "CPU stages beside peers", "cpu": "AMD EPYC", "comparisons": [
-                {"benchmark": "select", "peer": {"name": name, "version": "1", "threads": 1, "variant": "topk"}, "ratios": samples(numpy.random.default_rng(seed), 2)} for seed, name in enumerate(("PyTorch", "ONNX Runtime"))]},
-                                    lambda d: [d["comparisons"][1]["ratios"]], -1),
-            "time against tokens": ({"benchmark": "time of CPU stages against tokens", "stages": {"select": {"exponent": 1, "lengths": {"N 1024": {"seconds": samples(numpy.random.default_rng(3), 1)}}}}},
-                                    lambda d: [d["stages"]["select"]["lengths"]["N 1024"]["seconds"]], 1),
-            "launch cost": ({"benchmark": "host time of one layer's compression", "cpu": "AMD EPYC", "presets": {"paper": {"launches": 9, "microseconds": samples(numpy.random.default_rng(1), 30)}}},
-                            lambda d: [d["presets"]["paper"]["microseconds"]], 1),
+            "start-up": (committed("2026-11-26-startup.json"), lambda d: [d["demo_milliseconds"]], 1),
+            "stages beside peers": (committed("2026-11-26-cpu-peers.json"), lambda d: [comparison["ratios"] for comparison in d["comparisons"]], -2),
+            "time against tokens": (committed("2026-11-26-cpu-scaling.json"), lambda d: [length["seconds"] for stage in d["stages"].values() for length in stage["lengths"].values()], 2),
+            "launch cost": (committed("2026-11-26-launch-cost.json"), lambda d: [d["presets"]["paper"]["microseconds"]], 1),
             "host, time": (committed("2026-11-26-cpu-host.json"), lambda d: [way["first_token_milliseconds"] for context in d["contexts"].values() for way in context.values()], 1),
             "host, speed": (committed("2026-11-26-cpu-host.json"), lambda d: [way["tokens_per_second"] for context in d["contexts"].values() for way in context.values()], -1),
             "BenchmarkDotNet": ({"HostEnvironmentInfo": host, "Benchmarks": [{"FullName": "Stages.Leverage", "Statistics": {"OriginalValues": samples(numpy.random.default_rng(2), 1e6)}}]},
@@ -284,9 +279,9 @@ class Refusals(Case):
 
     def test_other_benchmarks(self):
         self.assert_refused(self.run_on(gpu(1), peers(1)), "before-0.json", "after-0.json", "'GPU operations beside peers'", "compare results of one benchmark")
-        other = committed("2026-11-26-cpu-scores-vs-pytorch.json")
-        other["dimensions"]["tokens"] = 4096
-        self.assert_refused(self.run_on(committed("2026-11-26-cpu-scores-vs-pytorch.json"), other), "tokens 4096")
+        other = committed("2026-11-26-cpu-host.json")
+        other["dimensions"]["decoded_tokens"] = 32
+        self.assert_refused(self.run_on(committed("2026-11-26-cpu-host.json"), other), "decoded_tokens 32")
 
     def test_other_devices_unless_allowed(self):
         other = gpu(2)
