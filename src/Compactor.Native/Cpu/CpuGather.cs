@@ -24,7 +24,7 @@ internal static unsafe class CpuGather
         for (int i = 0; i < count; i++, destination += rowBytes)
         {
             if (Sse.IsSupported && i + PrefetchRows < count)
-                {
+            {
                 nint row = source + tokens[i + PrefetchRows] * stride;
                 for (nint line = row & -CacheLine; line < row + rowBytes; line += CacheLine)
                     Sse.Prefetch0((void*)line);
