@@ -32,9 +32,11 @@ cat >"$result" <<JSON
 {
   "benchmark": "wall time of a published tool, start-up included",
   "date": "$(date -u +%F)",
-  "commit": "$(git rev-parse --short HEAD)",
+  "commit": "$(git describe --always --dirty --exclude="*")",
   "cpu": "${cpu//\"/}",
   "cores": $(nproc),
+  "os": "$(uname -sr)",
+  "dotnet": "$(dotnet --version)",
 $(IFS=$'\n'; sed '$!s/$/,/' <<<"${lists[*]}")
 }
 JSON

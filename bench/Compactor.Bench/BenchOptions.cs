@@ -7,18 +7,18 @@ namespace Compactor.Bench;
 /// <summary>Options that several benchmarks have; values that cannot work are named before anything is measured.</summary>
 internal static class BenchOptions
 {
-    public static Option<int> Count(string name, string description, int otherwise, int least = 1)
+    public static Option<int> Count(string name, string description, int otherwise, int least = 1, int most = int.MaxValue)
     {
         var option = new Option<int>(name) { Description = description, DefaultValueFactory = _ => otherwise };
         option.Validators.Add(result =>
         {
-            if (result.Tokens is [var token] && int.TryParse(token.Value, CultureInfo.InvariantCulture, out int value) && value < least)
-                result.AddError($"{name} is {value}; use {least} or more.");
+            if (result.Tokens is [var token] && int.TryParse(token.Value, CultureInfo.InvariantCulture, out int value) && (value < least || value > most))
+                result.AddError($"{name} is {value}; use {least} {(most == int.MaxValue ? "or more" : $"to {most}")}.");
         });
         return option;
     }
 
-    public static Option<int> Threads() => Count("--threads", "Threads of the library, 0 for all cores.", 2, least: 0);
+    public static Option<int> Threads() => Count("--threads", "Threads of the library, 0 for all cores.", Math.Min(2, Environment.ProcessorCount), least: 0, most: Environment.ProcessorCount);
 
     public static Option<string?> Json() => File("--json", "Write the result to this file.");
 

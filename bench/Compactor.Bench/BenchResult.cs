@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Runtime.InteropServices;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
@@ -8,6 +9,11 @@ namespace Compactor.Bench;
 /// <summary>A dated result: what was measured, on what, beside how much else, at which commit.</summary>
 internal static class BenchResult
 {
+    private static double s_load;
+
+    /// <summary>Notes how busy the machine is before anything is measured.</summary>
+    public static void Begin() => s_load = double.Parse(File.ReadAllText("/proc/loadavg").Split(' ')[0], CultureInfo.InvariantCulture);
+
     public static JsonObject New(string benchmark) => new()
     {
         ["benchmark"] = benchmark,
@@ -15,7 +21,8 @@ internal static class BenchResult
         ["commit"] = Commit(),
         ["cpu"] = File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith("model name", StringComparison.Ordinal))?.Split(':', 2)[1].Trim(),
         ["cores"] = Environment.ProcessorCount,
-        ["load_average"] = double.Parse(File.ReadAllText("/proc/loadavg").Split(' ')[0], CultureInfo.InvariantCulture),
+        ["load_average_before"] = s_load,
+        ["os"] = RuntimeInformation.OSDescription,
         ["dotnet"] = Environment.Version.ToString(),
     };
 
@@ -32,7 +39,7 @@ internal static class BenchResult
 
     private static string? Commit()
     {
-        using var git = Process.Start(new ProcessStartInfo("git", ["-C", AppContext.BaseDirectory, "rev-parse", "--short", "HEAD"]) { RedirectStandardOutput = true, RedirectStandardError = true });
+        using var git = Process.Start(new ProcessStartInfo("git", ["-C", AppContext.BaseDirectory, "describe", "--always", "--dirty", "--exclude=*"]) { RedirectStandardOutput = true, RedirectStandardError = true });
         string commit = git!.StandardOutput.ReadToEnd().Trim();
         git.WaitForExit();
         return git.ExitCode == 0 ? commit : null;

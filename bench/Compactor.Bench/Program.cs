@@ -4,6 +4,7 @@ using Compactor.Bench.Peers;
 using Compactor.Bench.Scaling;
 using Compactor.Bench.Suites;
 
+BenchResult.Begin();
 var json = BenchOptions.Json();
 var repeats = BenchOptions.Count("--repeats", "Timed repeats.", 21);
 var paging = new Command("paging", "Bookkeeping of the paged cache.") { repeats, json };

@@ -2,20 +2,23 @@
 
 A peer is started as `NAME.py DIR`; DIR holds its inputs as raw float32 files and their dimensions in shape.json. Each line on stdin is a
 command, each answer one JSON line on stdout:
-  tune      times every way of writing each part at 1 thread and at as many as the library has, keeps the fastest of each and the better number of threads, and reports all
+  tune      times every way of writing each part at 1 thread and at as many as the library has, each run as in a round, keeps the fastest of each and the better number of threads, and reports all
   outputs   writes the result to DIR/peer_outputs.bin, float32
   run       runs once and reports seconds
   graphs    writes the stage as ONNX graphs, for another peer
 """
 import json
 import os
+import statistics
 import sys
 import time
 
 import numpy
 import torch
 
-HOPELESS = 3  # a way that takes so many times the fastest's is not timed again
+HOPELESS = 2  # a way that takes so many times the fastest's is not timed again
+RUNS = 5
+elsewhere = numpy.zeros(1 << 24, dtype=numpy.float32)
 
 folder = sys.argv[1]
 shape = json.load(open(os.path.join(folder, "shape.json")))
@@ -31,21 +34,28 @@ def seconds(compute, *arguments):
     return time.perf_counter() - start
 
 
+def turn(compute, *arguments):
+    """Seconds of a run as it is in a round: after a pause, with caches that somebody else filled."""
+    numpy.add(elsewhere, 1, out=elsewhere)
+    time.sleep(0.01)
+    return seconds(compute, *arguments)
+
+
 def answer(**fields):
     print(json.dumps(fields), flush=True)
 
 
 def fastest(part, compute, ways, threads, timings):
-    """The name of the fastest way, the least of its runs after an untimed one; adds what was timed to `timings`."""
+    """The name of the fastest way, by the median of its turns after an untimed run; adds what was timed to `timings`."""
     best, chosen = float("inf"), None
     for name, way in ways.items():
         compute(way)
-        least = min(seconds(compute, way) for _ in range(2))
-        if least < HOPELESS * best:
-            least = min(least, *(seconds(compute, way) for _ in range(3)))
-        timings.append(dict(seconds=least, threads=threads, variant=name, part=part))
-        if least < best:
-            best, chosen = least, name
+        took = turn(compute, way)
+        if took < HOPELESS * best:
+            took = statistics.median([took, *(turn(compute, way) for _ in range(RUNS - 1))])
+        timings.append(dict(seconds=took, threads=threads, variant=name, part=part))
+        if took < best:
+            best, chosen = took, name
     return chosen
 
 
@@ -67,10 +77,10 @@ def serve(compute, **parts):
                     torch.set_num_threads(count)
                     chosen = {part: fastest(part, function, named, count, timings) for part, (function, named) in parts.items()}
                     whole(chosen)
-                    wholes.append((min(seconds(whole, chosen) for _ in range(3)), count, chosen))
-                least, threads, ways = min(wholes, key=lambda w: w[0])
+                    wholes.append((statistics.median(turn(whole, chosen) for _ in range(RUNS)), count, chosen))
+                took, threads, ways = min(wholes, key=lambda w: w[0])
                 torch.set_num_threads(threads)
-                answer(version=torch.__version__, threads=threads, variant="; ".join(ways.values()), seconds=least, timings=timings,
+                answer(version=torch.__version__, threads=threads, variant="; ".join(ways.values()), seconds=took, timings=timings,
                        wholes=[dict(seconds=s, threads=count, variant="; ".join(chosen.values())) for s, count, chosen in wholes],
                        blas=next((p for p in open("/proc/self/maps").read().split() if "blas" in p and ".so" in p), "unknown"))
             elif command == "outputs":

@@ -73,11 +73,13 @@ public class CpuBenchmarkTests
     [InlineData("--tokens is 100; use a multiple of 256", "peers", "attention", "--tokens", "100")]
     [InlineData("--pairs is 0; use 1 or more", "peers", "select", "--pairs", "0")]
     [InlineData("--from is 1024, --to is 2048", "scaling", "--to", "2048")]
-    [InlineData("--threads is -1; use 0 or more", "scaling", "--threads", "-1")]
+    [InlineData("--threads is -1; use 0 to", "scaling", "--threads", "-1")]
     [InlineData("--repeats is 0; use 1 or more", "paging", "--repeats", "0")]
     [InlineData("Cannot parse argument 'many'", "launch-cost", "--repeats", "many")]
     [InlineData("--json is /dev/null/result.json, which cannot be written", "capacity", "--json", "/dev/null/result.json")]
     [InlineData("no-python does not start", "peers", "select", "--python", "no-python")]
+    [InlineData("--chunk is 10; use 64 to 4096", "peers", "leverage", "--chunk", "10")]
+    [InlineData("No benchmark has such a name", "suites", "--filter", "nothing")]
     [InlineData("There is no shared library at none.so", "suites", "--library", "none.so")]
     public void Bad_input_is_named(string said, params string[] arguments) => Assert.Contains(said, Command.Run("dotnet", [s_benchmarks, .. arguments], exitCode: 1));
 }

@@ -50,7 +50,7 @@ def gpu(seed, slower=None, by=1.0, machine=1.0, **noise):
             floor = None if name == FLOORLESS else machine * tokens / 1000
             median = machine * tokens / 300 * (by if slower in (name, "all") else 1)
             operations.append({"name": name, "model": "L8", "tokens": tokens, "floor_microseconds": floor, "samples_microseconds": samples(rng, median, **noise)})
-    benchmark = {"benchmark": "GPU operations", "device": "NVIDIA H200, compute capability 9.0", "driver": "580", "nvrtc": "13.0", "operations": operations, "not_measured": []}
+    benchmark = {"benchmark": "GPU operations", "device": "NVIDIA H200, compute capability 9.0, driver CUDA 13.0", "driver": "580", "nvrtc": "13.0", "operations": operations, "not_measured": []}
     return {"version": "0", "sections": [], "benchmark": benchmark}
 
 

@@ -140,8 +140,11 @@ class Scripts(unittest.TestCase):
         self.assertIn("REGRESSION: 3 of 12 measures slower", output)
         with open(os.path.join(slow, "comparison-compactor-gpu.json"), encoding="utf-8") as file:
             self.assertTrue(json.load(file)["failed"])
-        self.results("same", peers, [4, 5, 6], "peers.json", slower=1.5)
         self.results("before", peers, [1, 2, 3], "peers.json")
+        status, output = self.compare(same, "--baseline", before)
+        self.assertEqual(1, status, output)
+        self.assertIn("REGRESSION: not measured here, and ", output)
+        self.results("same", peers, [4, 5, 6], "peers.json", slower=1.5)
         status, output = self.compare(same, "--baseline", before)
         self.assertEqual(1, status, output)
         self.assertIn("REGRESSION: 4 of 4 measures slower", output)
@@ -205,7 +208,7 @@ class Scripts(unittest.TestCase):
         for runs, artifacts, download, status, expected in (("echo", "exit 1", "exit 1", 0, none), ("echo 17", "echo 0", "exit 1", 0, left), ("echo 17", "echo 1", 'echo "{}" >"$7/got"', 0, got),
                                                             ("exit 1", "echo 1", "true", 1, ""), ("echo 17", "exit 1", "exit 1", 1, ""), ("echo 17", "echo 1", "exit 1", 1, "")):
             with self.subTest(runs=runs, artifacts=artifacts, download=download):
-                self.path("bin", "gh", text=f'#!/bin/sh\ncase "$1 $2" in "run list") {runs};; "api repos"*/17/artifacts) {artifacts};; "run download") {download};; *) exit 3;; esac\n', executable=True)
+                self.path("bin", "gh", text=f'#!/bin/sh\ncase "$1 $2" in "run list") {runs};; "api repos"*/17/artifacts*name=gpu-results) {artifacts};; "run download") {download};; *) exit 3;; esac\n', executable=True)
                 done = self.run_script(["bash", os.path.join(ROOT, ".ci", "gpu-baseline")], self.path("baseline"), PATH=self.path("bin") + os.pathsep + os.environ["PATH"])
                 self.assertEqual((status, expected), (done.returncode, done.stdout), done.stderr)
         self.assertTrue(os.path.exists(self.path("baseline", "got")))

@@ -8,10 +8,10 @@ namespace Compactor.Bench.Peers;
 internal sealed class OnnxRuntimePeer : Peer
 {
     /// <summary>A way that takes so many times the fastest's is not timed again.</summary>
-    private const double Hopeless = 3;
+    private const double Hopeless = 2;
 
-    /// <summary>Timed runs more of a way that may be the fastest; the least counts.</summary>
-    private const int TuneRuns = 3;
+    /// <summary>Timed runs of a way that may be the fastest; their median counts.</summary>
+    private const int TuneRuns = 5;
 
     private readonly string[] _graphs;
     private readonly int[] _threads;
@@ -43,12 +43,13 @@ internal sealed class OnnxRuntimePeer : Peer
             {
                 Open(graph, count);
                 Seconds();
-                double least = Math.Min(Seconds(), Seconds());
-                for (int run = 0; run < TuneRuns && least < Hopeless * best; run++)
-                    least = Math.Min(least, Seconds());
-                timings.Add(new JsonObject { ["seconds"] = least, ["threads"] = count, ["variant"] = Path.GetFileNameWithoutExtension(graph) });
-                if (least < best)
-                    (best, threads, chosen) = (least, count, graph);
+                var runs = new List<double> { Turn() };
+                while (runs.Count < TuneRuns && runs[0] < Hopeless * best)
+                    runs.Add(Turn());
+                double took = BenchResult.Median(runs);
+                timings.Add(new JsonObject { ["seconds"] = took, ["threads"] = count, ["variant"] = Path.GetFileNameWithoutExtension(graph) });
+                if (took < best)
+                    (best, threads, chosen) = (took, count, graph);
             }
         Open(chosen, threads);
         return new() { ["version"] = OrtEnv.Instance().GetVersionString(), ["threads"] = threads, ["variant"] = Path.GetFileNameWithoutExtension(chosen), ["seconds"] = best, ["timings"] = timings };

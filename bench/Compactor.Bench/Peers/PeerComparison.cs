@@ -18,11 +18,11 @@ internal sealed record PeerComparison(int Threads, Python Python, int Pairs)
     /// <summary>Of the order of sides, drawn anew for each round.</summary>
     private const int Seed = 1;
 
-    /// <summary>A peer whose median is so many times the least of its tuning was disturbed.</summary>
+    /// <summary>A peer whose median is so many times what its tuning found was disturbed.</summary>
     private const double Disturbed = 1.5;
 
-    /// <summary>Between two runs, so that threads of the one that still spin do not slow the other.</summary>
-    private static readonly TimeSpan s_pause = TimeSpan.FromMilliseconds(10);
+    /// <summary>Untimed rounds.</summary>
+    private const int WarmUpRounds = 3;
 
     /// <summary>Compares subjects one after the other, disposes them, and writes one result of them all.</summary>
     /// <returns>An exit code: 1 where results disagree; nothing is written then.</returns>
@@ -75,7 +75,7 @@ internal sealed record PeerComparison(int Threads, Python Python, int Pairs)
         foreach (var peer in peers)
         {
             var tuned = peer.Tune();
-            Console.WriteLine($"{peer.Name} {tuned["version"]}, {tuned["threads"]} thread(s), {tuned["variant"]}: the fastest of {tuned["timings"]!.AsArray().Count} timed");
+            Console.WriteLine($"{peer.Name} {tuned["version"]}, {tuned["threads"]} thread(s){(tuned["vectors"] is { } vectors ? $", vectors of {vectors}" : "")}, {tuned["variant"]}: the fastest of {tuned["timings"]!.AsArray().Count} timed");
             double difference = RelativeDifference(ours, peer.Outputs());
             if (!(difference <= subject.Tolerance))
             {
@@ -90,17 +90,18 @@ internal sealed record PeerComparison(int Threads, Python Python, int Pairs)
         double[][] theirs = [.. peers.Select(_ => new double[Pairs])];
         int[] order = [.. Enumerable.Range(-1, peers.Count + 1)]; // -1 is ours
         var random = new Random(Seed);
-        for (int pair = 0; pair < Pairs; pair++)
+        for (int pair = -WarmUpRounds; pair < Pairs; pair++)
         {
             random.Shuffle(order);
             foreach (int side in order)
             {
-                Thread.Sleep(s_pause);
-                if (side < 0)
-                    mine[pair] = Seconds(subject);
-                else
-                    theirs[side][pair] = peers[side].Seconds();
+                Thread.Sleep(Peer.Pause);
+                double seconds = side < 0 ? Seconds(subject) : peers[side].Seconds();
+                if (pair >= 0)
+                    (side < 0 ? mine : theirs[side])[pair] = seconds;
             }
+            if (pair < 0)
+                continue;
             Console.WriteLine($"round {pair + 1,2}: ours {mine[pair] * 1e3,8:F2} ms" + string.Concat(peers.Select((peer, i) => $", {peer.Name} {theirs[i][pair] * 1e3,8:F2} ms ({theirs[i][pair] / mine[pair]:F2})")));
         }
         for (int i = 0; i < peers.Count; i++)

@@ -31,8 +31,11 @@ internal static class SuiteCommand
             }
             else
                 Console.WriteLine($"{nameof(AbiBenchmarks)} left out: make the shared library (dotnet publish interop/Compactor.Abi -c Release -r linux-x64 -o build/abi) and name it (--library build/abi/libcompactor_native.so).");
-            BenchmarkSwitcher.FromTypes([.. suites]).Run([.. parsed.UnmatchedTokens]);
-            return 0;
+            string[] arguments = [.. parsed.UnmatchedTokens];
+            if (BenchmarkSwitcher.FromTypes([.. suites]).Run(arguments).Any() || arguments.Any(argument => argument is "--help" or "--list" or "--info" or "--version"))
+                return 0;
+            Console.Error.WriteLine($"No benchmark has such a name, or an argument is not one of BenchmarkDotNet's: {string.Join(' ', arguments)}");
+            return 1;
         });
         return command;
     }

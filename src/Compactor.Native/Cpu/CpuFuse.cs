@@ -12,9 +12,6 @@ internal static unsafe class CpuFuse<TLanes, TVector>
     where TLanes : struct, ILanes<TVector>
     where TVector : struct
 {
-    /// <summary>Tokens of a work item.</summary>
-    private const int PoolBlock = 512;
-
     public static FuseStatus Run(Workers workers, LayerPlan plan, BufferView<float>? leverage, BufferView<float>? attention, TensorView value, BufferView<float> scores)
     {
         var status = new FuseStatus(0, 0, 0, 0);
@@ -43,11 +40,11 @@ internal static unsafe class CpuFuse<TLanes, TVector>
     {
         int heads = plan.Shape.KvHeads, dim = plan.Shape.HeadDim, start = plan.Shape.CuSeqlens[b], half = plan.Options.PoolWidth / 2;
         var (first, end) = plan.ScoredTokens(b);
-        int length = end - first;
+        int length = end - first, blockTokens = Math.Clamp(1024 / heads, 16, 512);
         float* source = (float*)attention.Address + (long)(start + first) * heads;
-        workers.Run((length + PoolBlock - 1) / PoolBlock, ((PoolBlock + 2L * half) * heads + dim) * sizeof(float), (block, scratch) =>
+        workers.Run((length + blockTokens - 1) / blockTokens, ((blockTokens + 2L * half) * heads + dim) * sizeof(float), (block, scratch) =>
         {
-            int begin = block * PoolBlock, past = Math.Min(length, begin + PoolBlock), from = Math.Max(0, begin - half), to = Math.Min(length, past + half);
+            int begin = block * blockTokens, past = Math.Min(length, begin + blockTokens), from = Math.Max(0, begin - half), to = Math.Min(length, past + half);
             float* weighted = (float*)scratch, row = weighted + (long)(to - from) * heads;
             new Span<float>(source + (long)from * heads, (to - from) * heads).CopyTo(new(weighted, (to - from) * heads));
             if (plan.Options.WeightByValueNorm)
@@ -80,7 +77,7 @@ internal static unsafe class CpuFuse<TLanes, TVector>
         NormalizationScope scope, int chunk, double weight, bool add = false)
     {
         int columns = scope == NormalizationScope.Head ? heads : 1, span = scope == NormalizationScope.Chunk && chunk > 0 ? chunk * heads : Math.Max(1, source.Length);
-        Span<double> means = stackalloc double[columns], inverses = stackalloc double[columns];
+        Span<double> means = columns <= CpuStatistics.OnStack ? stackalloc double[columns] : new double[columns], inverses = columns <= CpuStatistics.OnStack ? stackalloc double[columns] : new double[columns];
         for (int begin = 0; begin < source.Length; begin += span)
         {
             int here = Math.Min(span, source.Length - begin);

@@ -7,7 +7,7 @@ namespace Compactor.Native.Cpu;
 
 /// <summary>
 /// Approximate leverage scores, <c>o_i = ||L⁻¹ x_i||²</c> with <c>X = (Kp - mean)·Phi</c> and <c>XᵀX + eps·I = L·Lᵀ</c>.
-/// Keys are read once, in pieces of 512 rows, and centred around their piece's own mean before anything is squared. What lies between the pieces' means and the mean of all comes after:
+/// Keys are read once (twice when X is not kept), in pieces of 512 rows, and centred around their piece's own mean before anything is squared. What lies between the pieces' means and the mean of all comes after:
 /// with <c>v = (piece's mean - mean)·Phi</c>, its rows are <c>x + v</c>, and <c>XᵀX</c> is the sum of the pieces' own and of <c>rows·v·vᵀ</c>, since rows less their mean sum to nothing.
 /// X and the solve are float32 matrix tiles; the Gram matrix sums runs of 16 rows in float32 and the runs in double, in order: its rounding counts with the square of X's condition,
 /// and runs of 128 cost 4e-5 of the scores where D = k = 16. Means between pieces and the factorisation are double. Flops a row: 2·D·k for X (twice when X is not kept), k² for Gram, 2·k² for the solve.
@@ -19,8 +19,8 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
 {
     private const int MaxBlocks = 64, PieceRows = 512, GramRun = 16;
 
-    /// <summary>Rows converted at once: a multiple of the tile height.</summary>
-    private const int LoadTile = 8 * MatrixTile<TLanes, TVector>.Rows;
+    /// <summary>Rows summed, and sketched, at once: a multiple of the tile height.</summary>
+    private const int SumTile = 8 * MatrixTile<TLanes, TVector>.Rows;
 
     /// <summary>Most bytes of X kept until a whole sequence is solved; where one head's take more, it is computed twice.</summary>
     private const long MaxKeptSketchBytes = 32L << 20;
@@ -87,14 +87,14 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         private long RowFloats => (long)MatrixTile<TLanes, TVector>.PaddedRows(PieceRows) * _dim;
 
         /// <summary>Floats of scratch that a piece takes: its rows, solved rows of a tile, and what is described at <see cref="Scratch"/>.</summary>
-        private long ScratchFloats => RowFloats + LoadTile * (long)_columns + PanelFloats + GramFloats + _dim;
+        private long ScratchFloats => RowFloats + MatrixTile<TLanes, TVector>.Rows * (long)_columns + PanelFloats + GramFloats + _dim;
 
-        /// <summary>A thread's own memory: a piece's rows, a tile of solved rows, Phi in panels, a run's Gram matrix, a mean.</summary>
+        /// <summary>A thread's own memory: a piece's rows, solved rows of a tile, Phi in panels, a run's Gram matrix, a mean.</summary>
         private readonly struct Scratch(Call call, float* address)
         {
             public float* Rows => address;
             public float* Solved => Rows + call.RowFloats;
-            public float* Panels => Solved + LoadTile * (long)call._columns;
+            public float* Panels => Solved + MatrixTile<TLanes, TVector>.Rows * (long)call._columns;
             public float* Run => Panels + call.PanelFloats;
             public float* Mean => Run + call.GramFloats;
         }
@@ -196,12 +196,12 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
             new Span<double>(sum, _dim).Clear();
             LoadRows(b, token, rows, head, scratch.Rows);
             if (plan.Options.CenterKeys)
-                for (int i = 0; i < rows; i += LoadTile)
-                    AddRows(scratch.Rows + (long)i * _dim, Math.Min(LoadTile, rows - i), sum);
+                for (int i = 0; i < rows; i += SumTile)
+                    AddRows(scratch.Rows + (long)i * _dim, Math.Min(SumTile, rows - i), sum);
             for (int d = 0; d < _dim; d++)
                 scratch.Mean[d] = (float)(sum[d] / rows);
-            for (int i = 0; i < rows; i += LoadTile)
-                SketchRows(scratch.Rows + (long)i * _dim, Math.Min(LoadTile, rows - i), scratch, x + (long)i * _columns);
+            for (int i = 0; i < rows; i += SumTile)
+                SketchRows(scratch.Rows + (long)i * _dim, Math.Min(SumTile, rows - i), scratch, x + (long)i * _columns);
             new Span<float>(x + (long)MatrixTile<TLanes, TVector>.PaddedRows(rows) * _columns, _columns).Clear();
         }
 
@@ -239,6 +239,9 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                     for (int c = 0; c < _k; c++)
                     {
                         shifts[(long)piece * _k + c] = (float)shift[c];
+                    // means so far apart have no factor in float32
+                    if (!float.IsFinite((float)shift[c]))
+                        gram[0] = double.NaN;
                         var row = Vector256.Create(rows * shift[c]);
                         for (int e = 0; e <= c; e += Vector256<double>.Count)
                             (Vector256.Load(gram + c * _k + e) + row * Vector256.Load(shift + e)).Store(gram + c * _k + e);

@@ -52,8 +52,8 @@ internal static unsafe class CpuRagged
         {
             int start = plan.Shape.CuSeqlens[b * heads], pairs = plan.Shape.PairsOf(b);
             var ofSequence = scores.AsSpan().Slice(start, pairs);
-            using var workspace = workers.Rent((3L * pairs + 1) * sizeof(uint));
-            var positions = new Span<int>((int*)workspace.Address + 2L * pairs, pairs + 1);
+            using var workspace = workers.Rent(3L * pairs * sizeof(uint));
+            var positions = new Span<int>((int*)workspace.Address + 2L * pairs, pairs);
             Span<uint> keys = new((void*)workspace.Address, pairs), ordered = new((uint*)workspace.Address + pairs, pairs);
             CpuSelect.Keys(ofSequence, keys);
             bool wholeSequence = plan.Options.SelectionScope == SelectionScope.Sequence;

@@ -21,9 +21,9 @@ internal static unsafe class CpuSelect
         {
             int length = shape.LengthOf(b);
             var sequenceScores = scores.AsSpan().Slice(shape.CuSeqlens[b] * heads, length * heads);
-            using var workspace = workers.Rent(((long)length * heads + length + 1) * sizeof(uint));
+            using var workspace = workers.Rent(((long)length * heads + length) * sizeof(uint));
             var keys = new Span<uint>((void*)workspace.Address, length * heads);
-            var ofHead = new Span<int>((int*)workspace.Address + (long)length * heads, length + 1);
+            var ofHead = new Span<int>((int*)workspace.Address + (long)length * heads, length);
             int perHead = (int)(plan.KeptPairsOf(b) / heads);
             switch (plan.Options.SelectionScope)
             {
@@ -103,7 +103,7 @@ internal static unsafe class CpuSelect
         }
     }
 
-    /// <summary>Positions of the marked keys from <paramref name="first"/> on, ascending; has room for one more.</summary>
+    /// <summary>Positions of the marked keys from <paramref name="first"/> on, ascending, in room for as many as there are marks.</summary>
     /// <returns>Their number.</returns>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static int Positions(ReadOnlySpan<uint> marks, int first, int stride, Span<int> positions)

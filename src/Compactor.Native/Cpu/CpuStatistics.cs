@@ -6,6 +6,9 @@ namespace Compactor.Native.Cpu;
 /// <summary>Mean and standard deviation of scores, in double, in order, in two shifted passes.</summary>
 internal static class CpuStatistics
 {
+    /// <summary>Most columns whose sums are kept on the stack.</summary>
+    public const int OnStack = 256;
+
     /// <summary>Writes <c>z(source)</c> over all of it.</summary>
     public static void Normalize(ReadOnlySpan<float> source, Span<float> target, CompressionOptions options)
     {
@@ -24,8 +27,8 @@ internal static class CpuStatistics
     public static void Of(ReadOnlySpan<float> x, Span<double> means, Span<double> inverses, CompressionOptions options)
     {
         int columns = means.Length;
-        Span<double> largest = stackalloc double[columns], squares = stackalloc double[columns];
-        Span<long> counts = stackalloc long[columns];
+        Span<double> largest = columns <= OnStack ? stackalloc double[columns] : new double[columns], squares = columns <= OnStack ? stackalloc double[columns] : new double[columns];
+        Span<long> counts = columns <= OnStack ? stackalloc long[columns] : new long[columns];
         largest.Clear();
         squares.Clear();
         counts.Clear();

@@ -39,7 +39,7 @@ internal static unsafe class MatrixTile<TLanes, TVector>
     /// <param name="depth">Length of the sums.</param>
     /// <param name="c">Receives 6 rows of W floats.</param>
     /// <param name="cRow">Stride of c's rows.</param>
-    /// <param name="width">W: <see cref="Width"/>, or what <see cref="WidthFor"/> gave.</param>
+    /// <param name="width">W: 2 to 4 vectors, 2 where there are 16 registers.</param>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Compute(float* a, nint aRow, nint aDepth, float* b, nint bDepth, int depth, float* c, nint cRow, int width)
     {

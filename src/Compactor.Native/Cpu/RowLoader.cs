@@ -67,7 +67,7 @@ internal static unsafe class RowLoader<TLanes, TVector>
             if (i + PrefetchRows < count)
                 Prefetch(source + PrefetchRows * stride, dim * sizeof(ushort));
             TensorPrimitives.ConvertToSingle(new ReadOnlySpan<Half>((void*)source, dim), new Span<float>(rows, dim));
-            finite &= AreFinite((ushort*)source, dim, 0x7C00);
+            finite &= AreFinite((ushort*)source, dim);
         }
         return finite;
     }
@@ -92,10 +92,10 @@ internal static unsafe class RowLoader<TLanes, TVector>
         return notFinite == Vector256<ushort>.Zero;
     }
 
-    /// <summary>Whether no element's exponent is all ones.</summary>
-    private static bool AreFinite(ushort* row, int dim, ushort mask)
+    /// <summary>Whether no half's exponent is all ones.</summary>
+    private static bool AreFinite(ushort* row, int dim)
     {
-        var exponent = Vector256.Create(mask);
+        var exponent = Vector256.Create((ushort)0x7C00);
         var notFinite = Vector256<ushort>.Zero;
         for (int d = 0; d < dim; d += Vector256<ushort>.Count)
             notFinite |= Vector256.Equals(Vector256.Load(row + d) & exponent, exponent);

@@ -19,7 +19,7 @@ public class AttentionTests
             (from seed in Gen.Choose(0, 1 << 20)
              from n in Gen.Choose(1, 300)
              from dim in Gen.Elements(16, 64, 80, 96, 256)
-             from heads in Gen.Elements((1, 1), (4, 2), (6, 2), (16, 1))
+             from heads in Gen.Elements((1, 1), (4, 2), (6, 2), (16, 1), (5, 1), (14, 2))
              from chunk in Gen.Elements(64, 100, 128, 256)
              from mean in Gen.Elements(GroupReduction.Sum, GroupReduction.Mean)
              select (seed, n, dim, heads, chunk, mean)).ToArbitrary(),
@@ -38,6 +38,19 @@ public class AttentionTests
                     }
             });
         Check.One(Config.QuickThrowOnFailure.WithMaxTest(backendName == "reference" ? 15 : 60).WithReplay(20250708, 3), property);
+    }
+
+    /// <summary>Heads of a group that no tile of query rows is a multiple of.</summary>
+    [Theory]
+    [InlineData(5, 1)]
+    [InlineData(14, 2)]
+    [InlineData(33, 3)]
+    public void Groups_of_any_size_give_the_scores_of_the_reference(int queryHeads, int kvHeads)
+    {
+        var layer = TestLayer.Random(9, [150, 260], queryHeads, kvHeads, 48);
+        float[] expected = Attention("reference", layer, CompressionPresets.Paper);
+        foreach (string backend in Backends.Names.Where(name => name != "reference"))
+            Assert.InRange(Arrays.RelativeError(Attention(backend, layer, CompressionPresets.Paper), expected), 0, 1e-5);
     }
 
     [Theory]

@@ -23,8 +23,8 @@ public class BadInputTests
             foreach (string backendName in Backends.Names.Where(n => n != "reference"))
                 foreach (var options in CompressionPresets.ByName.Values)
                 {
-                    var clean = TestLayer.Random(31, [50, 400], 4, 2, dim);
-                    int heads = tensor == "query" ? 4 : 2;
+                    var clean = TestLayer.Random(31, [50, 400], 10, 2, dim);
+                    int heads = tensor == "query" ? 10 : 2;
                     float[] Poison(string name, float[] values)
                     {
                         if (name != tensor)
@@ -36,8 +36,8 @@ public class BadInputTests
                     }
                     byte[] keyPreRope = Arrays.Encode(Poison("key_pre_rope", clean.KeyPreRopeValues), type), query = Arrays.Encode(Poison("query", clean.QueryValues), type);
                     byte[] key = Arrays.Encode(Poison("key", clean.KeyValues), type), value = Arrays.Encode(clean.ValueValues, type);
-                    var shape = new LayerShape([0, 50, 450], 4, 2, dim, type) { Layer = 7 };
-                    var inputs = new LayerInputs { KeyPreRope = View(keyPreRope, 2), Query = View(query, 4), Key = View(key, 2), Value = View(value, 2) };
+                    var shape = new LayerShape([0, 50, 450], 10, 2, dim, type) { Layer = 7 };
+                    var inputs = new LayerInputs { KeyPreRope = View(keyPreRope, 2), Query = View(query, 10), Key = View(key, 2), Value = View(value, 2) };
                     using var backend = Backends.Create(backendName);
                     var e = Assert.Throws<CompactorException>(() => LayerCompressor.Select(backend, new LayerPlan(shape, options, Budget.Retention(0.5)), inputs));
                     GC.KeepAlive((keyPreRope, query, key, value));

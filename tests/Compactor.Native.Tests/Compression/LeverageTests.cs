@@ -45,13 +45,13 @@ public class LeverageTests
 
     /// <summary>More rows of one head, and more heads, than their sketches have memory for.</summary>
     [Theory]
-    [InlineData(70_000, 1, 128)]
-    [InlineData(33_000, 8, 16)]
+    [InlineData(70_000, 2, 128)]
+    [InlineData(17_000, 32, 16)]
     [InlineData(4_096, 48, 48)]
     public void Sketches_that_are_not_kept_together_give_the_scores_of_the_reference(int tokens, int heads, int k)
     {
         var layer = TestLayer.Random(5, [tokens], heads, heads, 64);
-        var options = Whole with { SketchDimension = k };
+        var options = Whole with { SketchDimension = k, SketchSharing = SketchSharing.PerSequenceHead };
         float[] expected = Leverage("reference", layer, options);
         foreach (string backend in Backends.Names.Where(name => name != "reference"))
             Assert.InRange(Arrays.RelativeError(Leverage(backend, layer, options), expected), 0, 1e-5);
@@ -84,7 +84,7 @@ public class LeverageTests
         Check.One(Config.QuickThrowOnFailure.WithMaxTest(backendName == "reference" ? 10 : 25).WithReplay(20251125, 1), property);
     }
 
-    /// <summary>As many columns as dimensions, where X is worst conditioned, from one token to more than the blocks of a sequence keep sketched.</summary>
+    /// <summary>As many columns as dimensions, where X is worst conditioned, from one token to 79 pieces.</summary>
     [Theory]
     [InlineData(16, 16)]
     [InlineData(32, 16)]
@@ -143,17 +143,24 @@ public class LeverageTests
         Assert.Equal(twice[7], twice[n], 1e-12);
     }
 
-    /// <summary>The CPU backend centres pieces of a sequence or chunk around their own means; these lie several standard deviations apart.</summary>
+    /// <summary>
+    /// The CPU backend centres pieces of a sequence or chunk around their own means; these lie several standard deviations apart. Last chunks have fewer pieces than the others.
+    /// </summary>
     [Theory]
-    [InlineData(0)]
-    [InlineData(700)]
-    public void Means_that_drift_along_the_sequence_cost_no_digits(int chunk)
+    [InlineData(0, true)]
+    [InlineData(700, true)]
+    [InlineData(4096, true)]
+    [InlineData(0, false)]
+    [InlineData(1300, false)]
+    public void Means_that_drift_along_the_sequence_cost_no_digits(int chunk, bool center)
     {
-        const int Tokens = 2_100, Heads = 2, Dim = 64;
-        var layer = TestLayer.Random(7, [Tokens], Heads, Heads, Dim);
-        float[] drifting = [.. layer.KeyPreRopeValues.Select((x, i) => x + i / (Heads * Dim) * 4f / Tokens * (1 + i % 3))];
+        const int Heads = 2, Dim = 64;
+        int[] lengths = [2_150, 90, 1_300];
+        int tokens = lengths.Sum();
+        var layer = TestLayer.Random(7, lengths, Heads, Heads, Dim);
+        float[] drifting = [.. layer.KeyPreRopeValues.Select((x, i) => x + (center ? i / (Heads * Dim) * 4f / tokens * (1 + i % 3) : 0))];
         layer = TestLayer.From(layer.Shape, drifting, layer.QueryValues, layer.KeyValues, layer.ValueValues);
-        var options = Whole with { LeverageChunk = chunk };
+        var options = Whole with { LeverageChunk = chunk, CenterKeys = center, SketchDimension = 16, SketchSharing = SketchSharing.PerSequenceHead };
         float[] expected = Leverage("reference", layer, options);
         foreach (string backend in Backends.Names.Where(name => name != "reference"))
             Assert.InRange(Arrays.RelativeError(Leverage(backend, layer, options), expected), 0, 1e-5);
