@@ -23,4 +23,7 @@ host.SetAction(parsed => HostBenchmark.Run(parsed.GetValue(model), parsed.GetVal
 var capacity = new Command("capacity", "Sequences of 32K tokens that a paged cache admits in the memory of a device beside a model's weights.") { json };
 capacity.SetAction(parsed => CapacityBenchmark.Run(parsed.GetValue(json)));
 
-return new RootCommand("Benchmarks of Compactor.Native.") { PeerCommand.New(), ScalingBenchmark.NewCommand(), SuiteCommand.New(), paging, launchCost, host, capacity }.Parse(args).Invoke();
+var command = new RootCommand("Benchmarks of Compactor.Native.") { PeerCommand.New(), ScalingBenchmark.NewCommand(), SuiteCommand.New(), paging, launchCost, host, capacity }.Parse(args);
+foreach (var error in command.Errors)
+    Console.Error.WriteLine(error.Message);
+return command.Errors.Count > 0 ? 1 : command.Invoke();

@@ -78,7 +78,6 @@ public sealed class BenchmarkTests : IDisposable
     [InlineData("llama2 has 64 positions; use a model with 192 or more.", "--model", "data/host/llama2")]
     [InlineData("'nowhere/config.json' does not exist; give the folder of a checkpoint in Hugging Face layout.", "--model", "nowhere")]
     [InlineData("--repeats is 0; use 1 or more.", "--repeats", "0")]
-    [InlineData("The thread count is -1; use 1 or more, or 0 for all cores.", "--threads", "-1")]
     public void What_cannot_be_measured_is_refused(string message, params string[] arguments)
     {
         var (exitCode, output, error) = Run(["host", .. arguments]);

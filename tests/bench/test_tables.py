@@ -124,13 +124,21 @@ class Tables(unittest.TestCase):
         self.assertIn("| x | ms | 2.50 (2.50 to 2.50) | 5 | 2099-01-02 |", self.run_in(self.root, "cpu", "bench/results/*-anything.json")[1])
         self.assertIn("*-nothing.json cannot be read", self.run_in(self.root, "cpu", "bench/results/*-nothing.json")[2])
 
-    def test_a_comparison_has_a_row_for_every_stage_and_peer(self):
+    def test_a_stage_says_what_differs_and_what_was_disturbed(self):
+        def comparison(stage, ours, peer, over=1.0, **vectors):
+            return {"benchmark": f"{stage}, float32, N 8", "peer": {"name": "PyTorch", "version": "9", "threads": 2, "variant": "way", **vectors}, "peer_over_tuned": over,
+                    "ours_seconds": ours, "peer_seconds": peer, "ratios": [p / o for o, p in zip(ours, peer)]}
+
+        tens = [1 + i / 10 for i in range(10)]
+        comparisons = [comparison("select", [1.0] * 10, [2 * x for x in tens], vectors="512 bits"), comparison("compact", [1.0] * 10, [x / 2.5 for x in tens]),
+                       comparison("decode", [1.0] * 10, [x / 1.5 for x in tens], over=1.6), comparison("fuse", [1.0, *[2.0] * 9], [8.0] * 10)]
         path = os.path.join("bench", "results", "peers.json")
         with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
-            json.dump({"benchmark": "CPU stages beside peers", "date": "2026-01-01", "comparisons": [
-                {"benchmark": stage, "peer": {"name": "PyTorch", "version": "9"}, "ratios": [ratio, 2 * ratio, 3 * ratio]} for stage, ratio in (("select", 1.0), ("compact", 0.5))]}, file)
-        self.assertEqual(["| select | time of PyTorch 9 / ours | 2.00 (1.00 to 3.00) | 3 | 2026-01-01 |", "| compact | time of PyTorch 9 / ours | 1.00 (0.500 to 1.50) | 3 | 2026-01-01 |"],
-                         self.run_in(self.root, "cpu", path)[1].splitlines()[-2:])
+            json.dump({"benchmark": "CPU stages beside peers", "date": "2026-01-01", "cpu": "CPU", "cores": 2, "threads": 2, "simd_bits": 256, "comparisons": comparisons}, file)
+        # of ten values the second and the ninth: outside lies the median with probability 2 (1 + 10) / 1024
+        self.assertEqual(["| select, N 8 | PyTorch 9 | way, 2 threads, 512-bit vectors | 2.90 [2.20, 3.60] | 2.90 | faster |", "| compact, N 8 | PyTorch 9 | way, 2 threads | 0.58 [0.44, 0.72] | 0.58 | slower |",
+                          "| decode, N 8 | PyTorch 9 | way, 2 threads | 0.97 [0.73, 1.20] | 0.97 | no difference, disturbed |", "| fuse, N 8 | PyTorch 9 | way, 2 threads | 4.00 [4.00, 4.00] | 4.00 | faster, disturbed |"],
+                         self.run_in(self.root, "stages", path)[1].splitlines()[-4:])
 
 
 if __name__ == "__main__":
