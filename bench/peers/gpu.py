@@ -10,6 +10,7 @@ import math
 import os
 import random
 import statistics
+import subprocess
 import sys
 import time
 
@@ -87,6 +88,15 @@ def summary(times):
     return {"median": round(statistics.median(times), 3), "least": round(min(times), 3), "most": round(max(times), 3), "samples": [round(time, 3) for time in times]}
 
 
+def revision(folder):
+    """The commit of the checkout that a folder lies in, `-dirty` where files differ from it; null where it is none, or git is missing."""
+    try:
+        done = subprocess.run(["git", "-C", folder, "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
 class Bench:
     def __init__(self, arguments):
         self.arguments, self.cuda, self.start, self.random = arguments, arguments.device == "cuda", time.monotonic(), random.Random(1)
@@ -104,10 +114,11 @@ class Bench:
         info = cp.BackendInfo()
         self.library.backend_describe(self.backend, c.byref(info))
         self.cache_bytes = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 50 << 20) if self.cuda else 0
-        self.result = {"benchmark": "GPU operations beside peers", "date": datetime.date.today().isoformat(), "backend": info.description.decode(),
+        self.result = {"benchmark": "GPU operations beside peers", "date": datetime.date.today().isoformat(), "commit": revision(os.path.dirname(os.path.abspath(__file__))), "backend": info.description.decode(),
                        "device": torch.cuda.get_device_name() if self.cuda else "cpu", "driver": driver() if self.cuda else None, "torch": torch.__version__,
-                       "library": version().decode(), "cache_bytes": self.cache_bytes, "repeats": REPEATS,
-                       "peers": {"kvpress": self.kvpress.note, "compactor-vllm": self.vllm.note}, "operations": [], "failures": [], "not_measured": []}
+                       "library": version().decode(), "cuda": torch.version.cuda, "cache_bytes": self.cache_bytes, "repeats": REPEATS,
+                       "peers": {"kvpress": self.kvpress.note, "compactor-vllm": self.vllm.note},
+                       "peers_commits": {"kvpress": arguments.kvpress and revision(arguments.kvpress), "compactor-vllm": arguments.compactor_vllm and revision(arguments.compactor_vllm)}, "operations": [], "failures": [], "not_measured": []}
 
     def over(self):
         return time.monotonic() - self.start > self.arguments.seconds

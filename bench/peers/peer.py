@@ -50,9 +50,10 @@ def fastest(part, compute, ways, threads, timings):
     best, chosen = float("inf"), None
     for name, way in ways.items():
         compute(way)
-        took = turn(compute, way)
-        if took < HOPELESS * best:
-            took = statistics.median([took, *(turn(compute, way) for _ in range(RUNS - 1))])
+        runs = [turn(compute, way) for _ in range(2)]
+        if min(runs) < HOPELESS * best:
+            runs += [turn(compute, way) for _ in range(RUNS - 2)]
+        took = statistics.median(runs)
         timings.append(dict(seconds=took, threads=threads, variant=name, part=part))
         if took < best:
             best, chosen = took, name
