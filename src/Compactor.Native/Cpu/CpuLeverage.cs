@@ -239,9 +239,9 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                     for (int c = 0; c < _k; c++)
                     {
                         shifts[(long)piece * _k + c] = (float)shift[c];
-                    // means so far apart have no factor in float32
-                    if (!float.IsFinite((float)shift[c]))
-                        gram[0] = double.NaN;
+                        // means so far apart have no factor in float32
+                        if (!float.IsFinite((float)shift[c]))
+                            gram[0] = double.NaN;
                         var row = Vector256.Create(rows * shift[c]);
                         for (int e = 0; e <= c; e += Vector256<double>.Count)
                             (Vector256.Load(gram + c * _k + e) + row * Vector256.Load(shift + e)).Store(gram + c * _k + e);
