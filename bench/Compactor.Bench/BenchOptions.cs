@@ -7,13 +7,17 @@ namespace Compactor.Bench;
 /// <summary>Options that several benchmarks have; values that cannot work are named before anything is measured.</summary>
 internal static class BenchOptions
 {
-    public static Option<int> Count(string name, string description, int otherwise, int least = 1, int most = int.MaxValue)
+    public static Option<int> Count(string name, string description, int otherwise, int least = 1, int most = int.MaxValue) =>
+        Number(name, description, otherwise, value => value >= least && value <= most, $"{least} {(most == int.MaxValue ? "or more" : $"to {most}")}");
+
+    /// <summary>A number that has to be accepted; where it is not, <paramref name="use"/> says what is.</summary>
+    public static Option<int> Number(string name, string description, int otherwise, Func<int, bool> accepts, string use)
     {
         var option = new Option<int>(name) { Description = description, DefaultValueFactory = _ => otherwise };
         option.Validators.Add(result =>
         {
-            if (result.Tokens is [var token] && int.TryParse(token.Value, CultureInfo.InvariantCulture, out int value) && (value < least || value > most))
-                result.AddError($"{name} is {value}; use {least} {(most == int.MaxValue ? "or more" : $"to {most}")}.");
+            if (result.Tokens is [var token] && int.TryParse(token.Value, CultureInfo.InvariantCulture, out int value) && !accepts(value))
+                result.AddError($"{name} is {value}; use {use}.");
         });
         return option;
     }

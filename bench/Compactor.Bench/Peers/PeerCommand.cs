@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.Globalization;
 using Compactor.Native.Compression;
 using Compactor.Native.Cpu;
 
@@ -15,12 +14,7 @@ internal static class PeerCommand
         var tokens = new Option<int>("--tokens") { Description = $"Tokens N, a multiple of {Multiple}.", DefaultValueFactory = _ => 8192 };
         var kept = new Option<int>("--tokens") { Description = $"Kept tokens of a head, a multiple of {DecodeSubject.BlockSize}.", DefaultValueFactory = _ => 4096 };
         var sequences = BenchOptions.Count("--sequences", "Sequences of the batch.", DefaultSequences);
-        var chunk = BenchOptions.Count("--chunk", "Tokens of a leverage chunk, 64 to 4096, or 0 for the whole sequence.", 0, least: 0, most: 4096);
-        chunk.Validators.Add(result =>
-        {
-            if (result.Tokens is [{ Value: var text }] && int.TryParse(text, CultureInfo.InvariantCulture, out int tokens) && tokens is > 0 and < 64)
-                result.AddError($"--chunk is {tokens}; use 64 to 4096, or 0 for the whole sequence.");
-        });
+        var chunk = BenchOptions.Number("--chunk", "Tokens of a leverage chunk, 0 for the whole sequence.", 0, value => value is 0 or (>= 64 and <= 4096), "64 to 4096, or 0 for the whole sequence");
         var preset = new Option<string>("--preset") { Description = "Formulas of a published preset.", DefaultValueFactory = _ => "paper" };
         preset.AcceptOnlyFromAmong([.. CompressionPresets.ByName.Keys]);
         var pairs = BenchOptions.Count("--pairs", "Rounds to time.", 10);

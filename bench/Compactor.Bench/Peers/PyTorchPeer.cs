@@ -20,7 +20,7 @@ internal sealed class PyTorchPeer(Python python, PeerFolder folder, string scrip
         if (!Avx512F.IsSupported)
             return tuned;
         var first = _process;
-        _process = python.StartWide(script, folder.Path);
+        _process = python.Start(script, folder.Path, wide: true);
         var wide = Ask("tune");
         wide["vectors"] = "512 bits";
         bool wins = wide["seconds"]!.GetValue<double>() < tuned["seconds"]!.GetValue<double>();

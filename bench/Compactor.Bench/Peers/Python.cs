@@ -45,14 +45,12 @@ internal sealed class Python
     }
 
     /// <summary>Starts a script of peers/ with its standard input and output here.</summary>
-    public Process Start(string script, params string[] arguments) => Start(script, arguments, wide: false);
-
-    /// <summary>The same, with PyTorch's kernels for 512-bit vectors, which it takes on request alone.</summary>
-    public Process StartWide(string script, params string[] arguments) => Start(script, arguments, wide: true);
-
-    private Process Start(string script, string[] arguments, bool wide)
+    /// <param name="script">Its name.</param>
+    /// <param name="folder">What it works in, if anything.</param>
+    /// <param name="wide">PyTorch's kernels for 512-bit vectors, which it takes on request alone.</param>
+    public Process Start(string script, string? folder = null, bool wide = false)
     {
-        var start = new ProcessStartInfo(_path, [Path.Combine(AppContext.BaseDirectory, "peers", script), .. arguments]) { RedirectStandardInput = true, RedirectStandardOutput = true };
+        var start = new ProcessStartInfo(_path, [Path.Combine(AppContext.BaseDirectory, "peers", script), .. folder is null ? (string[])[] : [folder]]) { RedirectStandardInput = true, RedirectStandardOutput = true };
         start.Environment["PYTHONDONTWRITEBYTECODE"] = "1";
         start.Environment["GLIBC_TUNABLES"] = $"glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={long.MaxValue}";
         start.Environment[CoreType] = _coreType;

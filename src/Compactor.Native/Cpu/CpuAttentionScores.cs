@@ -1,5 +1,4 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics.X86;
 using Compactor.Native.Compression;
 
 namespace Compactor.Native.Cpu;
@@ -70,8 +69,6 @@ internal static unsafe class CpuAttentionScores<TLanes, TVector>
     /// <summary>Query rows of one KV head and chunk, a token's heads after each other, as they lie in memory.</summary>
     private readonly struct QueryRows(TensorView view, int sequence, int start, int token, int tokens, int head, int group, NonFiniteInput bad)
     {
-        private const int CacheLine = 64;
-
         public int Count => tokens * group;
 
         public void Load(int row, int count, float* rows)
@@ -90,14 +87,8 @@ internal static unsafe class CpuAttentionScores<TLanes, TVector>
         /// <summary>Asks for rows up to <paramref name="end"/>, as far as there are any, in the second-level cache.</summary>
         public void Prefetch(int row, int end)
         {
-            if (!Sse.IsSupported)
-                return;
             for (end = Math.Min(end, Count); row < end; row++)
-            {
-                nint address = Address(row), past = address + view.Dim * view.ElementType.Size();
-                for (nint line = address & -CacheLine; line < past; line += CacheLine)
-                    Sse.Prefetch1((void*)line);
-            }
+                CacheLines.AskFar(Address(row), view.Dim * view.ElementType.Size());
         }
 
         private nint Address(int row) => view.Row(sequence, start, token + row / group, head + row % group);

@@ -77,24 +77,11 @@ internal static unsafe class CpuFuse<TLanes, TVector>
         NormalizationScope scope, int chunk, double weight, bool add = false)
     {
         int columns = scope == NormalizationScope.Head ? heads : 1, span = scope == NormalizationScope.Chunk && chunk > 0 ? chunk * heads : Math.Max(1, source.Length);
-        Span<double> means = columns <= CpuStatistics.OnStack ? stackalloc double[columns] : new double[columns], inverses = columns <= CpuStatistics.OnStack ? stackalloc double[columns] : new double[columns];
         for (int begin = 0; begin < source.Length; begin += span)
         {
             int here = Math.Min(span, source.Length - begin);
-            CpuStatistics.Of(source.Slice(begin, here), means, inverses, options);
-            Normalize(source.Slice(begin, here), target.Slice(begin, here), means, inverses, weight, add);
+            CpuStatistics.Normalize(source.Slice(begin, here), target.Slice(begin, here), columns, options, weight, add);
         }
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Normalize(ReadOnlySpan<float> source, Span<float> target, ReadOnlySpan<double> means, ReadOnlySpan<double> inverses, double weight, bool add)
-    {
-        for (int begin = 0; begin < source.Length; begin += means.Length)
-            for (int c = 0; c < means.Length; c++)
-            {
-                double z = weight * ((source[begin + c] - means[c]) * inverses[c]);
-                target[begin + c] = (float)(add ? target[begin + c] + z : z);
-            }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

@@ -86,8 +86,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         /// <summary>A piece's rows, with room for whole tiles.</summary>
         private long RowFloats => (long)MatrixTile<TLanes, TVector>.PaddedRows(PieceRows) * _dim;
 
-        /// <summary>Floats of scratch that a piece takes: its rows, solved rows of a tile, and what is described at <see cref="Scratch"/>.</summary>
-        private long ScratchFloats => RowFloats + MatrixTile<TLanes, TVector>.Rows * (long)_columns + PanelFloats + GramFloats + _dim;
+        private long ScratchFloats => new Scratch(this, null).End - (float*)null;
 
         /// <summary>A thread's own memory: a piece's rows, solved rows of a tile, Phi in panels, a run's Gram matrix, a mean.</summary>
         private readonly struct Scratch(Call call, float* address)
@@ -97,9 +96,13 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
             public float* Panels => Solved + MatrixTile<TLanes, TVector>.Rows * (long)call._columns;
             public float* Run => Panels + call.PanelFloats;
             public float* Mean => Run + call.GramFloats;
+            public float* End => Mean + call._dim;
         }
 
         private static int Pieces(int rows) => (rows + PieceRows - 1) / PieceRows;
+
+        /// <summary>Rows of one of the pieces that so many are cut into.</summary>
+        private static int RowsOf(int piece, int length) => Math.Min(PieceRows, length - piece * PieceRows);
 
         public void Chunks(int b, int first, int end)
         {
@@ -153,7 +156,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                 for (int piece = from; piece < Math.Min(from + perBlock, pieces); piece++)
                 {
                     long at = (long)i * pieces + piece;
-                    AddPiece(b, first, length, firstHead + i, piece, scratch, sums + at * _dim, keep ? kept + at * xFloats : (float*)memory + ScratchFloats, gram);
+                    AddPiece(b, first, length, firstHead + i, piece, scratch, sums + at * _dim, keep ? kept + at * xFloats : scratch.End, gram);
                 }
             });
             workers.Run(heads, (long)_k * _k * sizeof(double), (i, memory) =>
@@ -174,7 +177,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
                 for (int piece = from; piece < Math.Min(from + perBlock, pieces); piece++)
                 {
                     long at = (long)i * pieces + piece;
-                    float* x = keep ? kept + at * xFloats : (float*)memory + ScratchFloats;
+                    float* x = keep ? kept + at * xFloats : scratch.End;
                     if (!keep)
                         SketchPiece(b, first, length, firstHead + i, piece, scratch, sums + at * _dim, x);
                     Score(b, first, length, firstHead + i, piece, x, solves + (long)i * _k * _columns, shifts + at * _k, scratch);
@@ -186,13 +189,13 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         private void AddPiece(int b, int first, int length, int head, int piece, Scratch scratch, double* sum, float* x, double* gram)
         {
             SketchPiece(b, first, length, head, piece, scratch, sum, x);
-            AddGram(x, Math.Min(PieceRows, length - piece * PieceRows), scratch.Run, gram);
+            AddGram(x, RowsOf(piece, length), scratch.Run, gram);
         }
 
         /// <summary>Sketches a piece of the rows from <paramref name="first"/> on: <paramref name="sum"/> [D] receives the sum of its keys, <paramref name="x"/> its rows around their mean.</summary>
         private void SketchPiece(int b, int first, int length, int head, int piece, Scratch scratch, double* sum, float* x)
         {
-            int token = first + piece * PieceRows, rows = Math.Min(PieceRows, length - piece * PieceRows);
+            int token = first + piece * PieceRows, rows = RowsOf(piece, length);
             new Span<double>(sum, _dim).Clear();
             LoadRows(b, token, rows, head, scratch.Rows);
             if (plan.Options.CenterKeys)
@@ -224,7 +227,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
             fixed (float* phi = sketch.Of(b, head))
                 for (int piece = 0; piece < pieces; piece++)
                 {
-                    int rows = Math.Min(PieceRows, length - piece * PieceRows);
+                    int rows = RowsOf(piece, length);
                     new Span<double>(shift, _k).Clear();
                     for (int d = 0; d < _dim; d++)
                     {
@@ -366,7 +369,7 @@ internal static unsafe class CpuLeverage<TLanes, TVector>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private void Score(int b, int first, int length, int head, int piece, float* x, float* solve, float* shift, Scratch scratch)
         {
-            int width = _width, rows = Math.Min(PieceRows, length - piece * PieceRows);
+            int width = _width, rows = RowsOf(piece, length);
             float* output = leverage + (long)(plan.Shape.CuSeqlens[b] + first + piece * PieceRows) * _heads + head, solved = scratch.Solved, solvedShift = scratch.Run;
             new Span<float>(solvedShift, _columns).Clear();
             for (int j = 0; j < _k; j++)

@@ -24,7 +24,7 @@ internal static unsafe class CpuRagged
                 {
                     var (first, end) = plan.ScoredTokens(b, h);
                     int at = plan.Shape.CuSeqlens[b * heads + h] - start + first;
-                    CpuStatistics.Normalize(o.Slice(at, end - first), fused.Slice(at, end - first), options);
+                    CpuStatistics.Normalize(o.Slice(at, end - first), fused.Slice(at, end - first), 1, options);
                 }
             else
             {
@@ -34,7 +34,7 @@ internal static unsafe class CpuRagged
                 for (int i = 0; i < order.Length; i++)
                     gathered[i] = o[order[i]];
                 for (int i = 0, from = 0; i < chunkEnds.Count; from = chunkEnds[i++])
-                    CpuStatistics.Normalize(gathered.AsSpan(from, chunkEnds[i] - from), z.AsSpan(from, chunkEnds[i] - from), options);
+                    CpuStatistics.Normalize(gathered.AsSpan(from, chunkEnds[i] - from), z.AsSpan(from, chunkEnds[i] - from), 1, options);
                 for (int i = 0; i < order.Length; i++)
                     fused[order[i]] = z[i];
             }

@@ -7,15 +7,20 @@ namespace Compactor.Native.Cpu;
 internal static class CpuStatistics
 {
     /// <summary>Most columns whose sums are kept on the stack.</summary>
-    public const int OnStack = 256;
+    private const int OnStack = 256;
 
-    /// <summary>Writes <c>z(source)</c> over all of it.</summary>
-    public static void Normalize(ReadOnlySpan<float> source, Span<float> target, CompressionOptions options)
+    /// <summary>Writes or adds <c>weight·z</c> of each column of <paramref name="source"/>, [rows, columns].</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Normalize(ReadOnlySpan<float> source, Span<float> target, int columns, CompressionOptions options, double weight = 1, bool add = false)
     {
-        double mean = 0, inverse = 0;
-        Of(source, new(ref mean), new(ref inverse), options);
-        for (int i = 0; i < source.Length; i++)
-            target[i] = (float)((source[i] - mean) * inverse);
+        Span<double> means = columns <= OnStack ? stackalloc double[columns] : new double[columns], inverses = columns <= OnStack ? stackalloc double[columns] : new double[columns];
+        Of(source, means, inverses, options);
+        for (int begin = 0; begin < source.Length; begin += columns)
+            for (int c = 0; c < columns; c++)
+            {
+                double z = weight * ((source[begin + c] - means[c]) * inverses[c]);
+                target[begin + c] = (float)(add ? target[begin + c] + z : z);
+            }
     }
 
     /// <summary>Mean and 1/std of the finite elements of each column of <c>x [rows, columns]</c>; 1/std is 0 where they are constant to float32's resolution.</summary>
@@ -24,7 +29,7 @@ internal static class CpuStatistics
     /// <param name="inverses">Receives their 1/std.</param>
     /// <param name="options">Say which standard deviation, and its least.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Of(ReadOnlySpan<float> x, Span<double> means, Span<double> inverses, CompressionOptions options)
+    private static void Of(ReadOnlySpan<float> x, Span<double> means, Span<double> inverses, CompressionOptions options)
     {
         int columns = means.Length;
         Span<double> largest = columns <= OnStack ? stackalloc double[columns] : new double[columns], squares = columns <= OnStack ? stackalloc double[columns] : new double[columns];

@@ -1,7 +1,6 @@
 using System.Numerics.Tensors;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
-using System.Runtime.Intrinsics.X86;
 using Compactor.Native.Compression;
 
 namespace Compactor.Native.Cpu;
@@ -11,10 +10,8 @@ internal static unsafe class RowLoader<TLanes, TVector>
     where TLanes : struct, ILanes<TVector>
     where TVector : struct
 {
-    /// <summary>How many rows ahead memory is asked for: one head's rows lie as far apart as all heads' rows are long, where the hardware's prefetchers guess badly.</summary>
+    /// <summary>How many rows ahead memory is asked for.</summary>
     private const int PrefetchRows = 12;
-
-    private const int CacheLine = 64;
 
     /// <summary>Loads <paramref name="count"/> rows from <paramref name="token"/> on into <paramref name="rows"/>, D floats each.</summary>
     /// <returns>Whether every element is finite.</returns>
@@ -38,7 +35,7 @@ internal static unsafe class RowLoader<TLanes, TVector>
         for (int i = 0; i < count; i++, source += stride, rows += dim)
         {
             if (i + PrefetchRows < count)
-                Prefetch(source + PrefetchRows * stride, dim * sizeof(float));
+                CacheLines.AskNear(source + PrefetchRows * stride, dim * sizeof(float));
             int d = 0;
             for (; d < dim - TLanes.Count; d += 2 * TLanes.Count)
             {
@@ -65,7 +62,7 @@ internal static unsafe class RowLoader<TLanes, TVector>
         for (int i = 0; i < count; i++, source += stride, rows += dim)
         {
             if (i + PrefetchRows < count)
-                Prefetch(source + PrefetchRows * stride, dim * sizeof(ushort));
+                CacheLines.AskNear(source + PrefetchRows * stride, dim * sizeof(ushort));
             TensorPrimitives.ConvertToSingle(new ReadOnlySpan<Half>((void*)source, dim), new Span<float>(rows, dim));
             finite &= AreFinite((ushort*)source, dim);
         }
@@ -80,7 +77,7 @@ internal static unsafe class RowLoader<TLanes, TVector>
         for (int i = 0; i < count; i++, source += stride, rows += dim)
         {
             if (i + PrefetchRows < count)
-                Prefetch(source + PrefetchRows * stride, dim * sizeof(ushort));
+                CacheLines.AskNear(source + PrefetchRows * stride, dim * sizeof(ushort));
             for (int d = 0; d < dim; d += Vector256<ushort>.Count)
             {
                 var x = Vector256.Load((ushort*)source + d);
@@ -100,14 +97,6 @@ internal static unsafe class RowLoader<TLanes, TVector>
         for (int d = 0; d < dim; d += Vector256<ushort>.Count)
             notFinite |= Vector256.Equals(Vector256.Load(row + d) & exponent, exponent);
         return notFinite == Vector256<ushort>.Zero;
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Prefetch(nint row, int bytes)
-    {
-        if (Sse.IsSupported)
-            for (nint line = row & -CacheLine; line < row + bytes; line += CacheLine)
-                Sse.Prefetch0((void*)line);
     }
 
     /// <summary>Undoes a rotation on one loaded row.</summary>
