@@ -14,7 +14,7 @@ esac
 command -v dotnet >/dev/null || { echo "tests/run.sh: the .NET SDK (10.0) is not on PATH; install it first" >&2; exit 1; }
 # the C interface is tested with what its users have; the kernels are compiled as C++
 missing=()
-for pair in cc:gcc c++:g++ g++:g++ cmake:cmake pkg-config:pkg-config objdump:binutils; do
+for pair in cc:gcc c++:g++ g++:g++ cmake:cmake pkg-config:pkg-config objdump:binutils jq:jq; do
   command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 for package in numpy torch yaml; do

@@ -18,6 +18,18 @@ public class OtherCommandTests : TemporaryFolder
         Assert.Contains("freeing", result.Output);
     }
 
+    /// <summary>All but headers and times, which a narrow terminal has one column of.</summary>
+    [Fact]
+    public void The_README_shows_what_the_demo_prints()
+    {
+        var shown = Rows(File.ReadAllText(Path.Combine(AppContext.BaseDirectory, "README.md")));
+        Assert.Equal(6, shown.Length);
+        Assert.Equal(shown, Rows(Tool.Run("demo", "--report", At("report")).Output));
+
+        static string[] Rows(string text) => [.. text.Split('\n').Where(line => line.StartsWith('│')).Skip(1)
+            .Select(line => line.Trim('│').Split('│', StringSplitOptions.TrimEntries)).Select(cells => string.Join(" | ", [.. cells[..5], .. cells[^3..]]))];
+    }
+
     [Fact]
     public void Demo_as_json_beats_both_baselines_on_average()
     {

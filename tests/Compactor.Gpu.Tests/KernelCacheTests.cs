@@ -193,13 +193,13 @@ public sealed class KernelCacheTests : IDisposable
         Assert.Empty(_messages);
     }
 
-    /// <summary>Processor time: two cores have three seconds for what a model needs.</summary>
+    /// <summary>The target is 6 seconds of processor time (bench/notes.md says what takes how long); machines differ by a factor of 1.4, and by more beside other work.</summary>
     [Fact(Explicit = true)]
-    public void A_model_compiles_in_three_seconds_of_two_cores()
+    public void A_model_compiles_in_twice_its_target_at_most()
     {
         var (modules, cold, _) = CompileAndLoad();
         TestContext.Current.SendDiagnosticMessage($"{modules} modules: {cold.TotalSeconds:0.00} s of processor time");
-        Assert.True(cold < TimeSpan.FromSeconds(2 * 3), $"{modules} modules: {cold.TotalSeconds:0.00} s of processor time");
+        Assert.True(cold < TimeSpan.FromSeconds(2 * 6), $"{modules} modules: {cold.TotalSeconds:0.00} s of processor time");
     }
 
     [Fact(Explicit = true)]

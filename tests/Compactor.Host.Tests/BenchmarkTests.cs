@@ -84,6 +84,17 @@ public sealed class BenchmarkTests : IDisposable
         Assert.Equal((1, "", message + "\n"), (exitCode, output, error));
     }
 
+    [Fact]
+    public void A_result_is_not_touched_before_it_is_measured()
+    {
+        string old = Path.Combine(_folder.FullName, "old.json"), none = Path.Combine(_folder.FullName, "none.json");
+        File.WriteAllText(old, "old");
+        foreach (string path in (string[])[old, none])
+            Assert.Equal(1, Run(["host", "--repeats", "0", "--json", path]).ExitCode);
+        Assert.Equal("old", File.ReadAllText(old));
+        Assert.False(File.Exists(none));
+    }
+
     public void Dispose() => _folder.Delete(recursive: true);
 
     private static int Int(JsonElement element, string name) => element.GetProperty(name).GetInt32();

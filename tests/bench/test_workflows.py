@@ -1,6 +1,6 @@
 """
 The workflows: what they call exists, and they keep the rules of their machines; the scripts of .ci that need no GPU are run.
-  python3 -m unittest discover -s tests/bench        needs numpy and PyYAML
+  python3 -m unittest discover -s tests/bench        needs numpy, PyYAML and jq
 """
 import glob
 import json
@@ -205,10 +205,20 @@ class Scripts(unittest.TestCase):
 
     def test_the_baseline_says_where_it_comes_from_or_why_there_is_none(self):
         none, left, got = "no run of gpu.yml on main succeeded yet\n", "run 17 of gpu.yml on main has no artifact gpu-results left\n", "run 17 of gpu.yml on main\n"
-        for runs, artifacts, download, status, expected in (("echo", "exit 1", "exit 1", 0, none), ("echo 17", "echo 0", "exit 1", 0, left), ("echo 17", "echo 1", 'echo "{}" >"$7/got"', 0, got),
-                                                            ("exit 1", "echo 1", "true", 1, ""), ("echo 17", "exit 1", "exit 1", 1, ""), ("echo 17", "echo 1", "exit 1", 1, "")):
+        run, kept, expired = """echo '[{"databaseId": 17}]'""", """echo '{"artifacts": [{"expired": true}, {"expired": false}]}'""", """echo '{"artifacts": [{"expired": true}]}'"""
+        for runs, artifacts, download, status, expected in (("echo '[]'", "exit 1", "exit 1", 0, none), (run, expired, "exit 1", 0, left), (run, kept, 'echo "{}" >"$7/got"', 0, got),
+                                                            ("exit 1", kept, "true", 1, ""), (run, "exit 1", "exit 1", 1, ""), (run, kept, "exit 1", 1, "")):
             with self.subTest(runs=runs, artifacts=artifacts, download=download):
-                self.path("bin", "gh", text=f'#!/bin/sh\ncase "$1 $2" in "run list") {runs};; "api repos"*/17/artifacts*name=gpu-results) {artifacts};; "run download") {download};; *) exit 3;; esac\n', executable=True)
+                self.path("bin", "gh", text=f'''#!/bin/bash
+set -eo pipefail
+query() {{ jq -r "${{@: -1}}"; }}
+case "$1 $2" in
+  "run list") ({runs}) | query "$@" ;;
+  "api repos"*/17/artifacts*name=gpu-results) ({artifacts}) | query "$@" ;;
+  "run download") {download} ;;
+  *) exit 3 ;;
+esac
+''', executable=True)
                 done = self.run_script(["bash", os.path.join(ROOT, ".ci", "gpu-baseline")], self.path("baseline"), PATH=self.path("bin") + os.pathsep + os.environ["PATH"])
                 self.assertEqual((status, expected), (done.returncode, done.stdout), done.stderr)
         self.assertTrue(os.path.exists(self.path("baseline", "got")))

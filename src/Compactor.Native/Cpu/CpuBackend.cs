@@ -48,6 +48,13 @@ public sealed unsafe partial class CpuBackend : KvBackend
     /// <summary>Threads in use.</summary>
     public int Threads => _workers.Threads;
 
+    /// <summary>Whether scratch is handed out as NaN, and a stage that writes behind it fails: what tests run with.</summary>
+    internal bool ChecksMemory
+    {
+        get => _workers.ChecksMemory;
+        init => _workers.ChecksMemory = value;
+    }
+
     /// <summary>Most bytes of scratch and workspace held at once so far, beyond inputs and outputs.</summary>
     public long PeakWorkspaceBytes => _workers.PeakBytes;
 
@@ -63,7 +70,7 @@ public sealed unsafe partial class CpuBackend : KvBackend
     /// <summary>Whether this machine computes a width.</summary>
     public static bool Supports(SimdWidth width) => width switch
     {
-        SimdWidth.Bits512 => Avx512F.IsSupported && Vector512.IsHardwareAccelerated,
+        SimdWidth.Bits512 => Avx512F.IsSupported,
         SimdWidth.Bits256 => Avx2.IsSupported && Fma.IsSupported,
         SimdWidth.Bits128 or SimdWidth.Auto => true,
         _ => false,

@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 namespace Compactor.Native.Cpu;
 
 /// <summary>
@@ -6,6 +8,9 @@ namespace Compactor.Native.Cpu;
 /// </summary>
 internal sealed class Workers(int threads) : IDisposable
 {
+    private const int GuardBytes = 256;
+    private const byte Unwritten = 0xFF, Guard = 0xA5;
+
     private readonly Lock _lock = new();
     private readonly List<AlignedMemory> _idle = [];
     private long _allocated;
@@ -15,8 +20,18 @@ internal sealed class Workers(int threads) : IDisposable
     /// <summary>Most bytes of scratch and workspace held at once so far.</summary>
     public long PeakBytes { get; private set; }
 
+    /// <summary>Whether memory is handed out as NaN, and writing behind it ends the call with an exception: what tests run with.</summary>
+    public bool ChecksMemory { get; set; }
+
     /// <summary>Allocates workspace that all items of a stage share.</summary>
-    public Workspace Rent(long bytes) => new(this, Take(bytes));
+    public Workspace Rent(long bytes)
+    {
+        var workspace = new Workspace(this, Take(bytes + (ChecksMemory ? GuardBytes : 0)), bytes);
+        workspace.Begin();
+        if (ChecksMemory)
+            workspace.Behind.Fill(Guard);
+        return workspace;
+    }
 
     /// <summary>Runs <paramref name="body"/> for every item from 0 to <paramref name="items"/> - 1.</summary>
     /// <param name="items">Number of items.</param>
@@ -28,13 +43,17 @@ internal sealed class Workers(int threads) : IDisposable
         {
             using var scratch = Rent(scratchBytes);
             for (int i = 0; i < items; i++)
+            {
+                scratch.Begin();
                 body(i, scratch.Address);
+            }
             return;
         }
         Parallel.For(0, items, new ParallelOptions { MaxDegreeOfParallelism = threads },
             () => Rent(scratchBytes),
             (i, _, scratch) =>
             {
+                scratch.Begin();
                 body(i, scratch.Address);
                 return scratch;
             },
@@ -73,10 +92,24 @@ internal sealed class Workers(int threads) : IDisposable
             _idle.Add(memory);
     }
 
-    internal readonly struct Workspace(Workers workers, AlignedMemory memory) : IDisposable
+    internal readonly unsafe struct Workspace(Workers workers, AlignedMemory memory, long bytes) : IDisposable
     {
         public nint Address => memory.Address;
 
-        public void Dispose() => workers.Return(memory);
+        public Span<byte> Behind => new((void*)(memory.Address + (nint)bytes), GuardBytes);
+
+        public void Begin()
+        {
+            if (workers.ChecksMemory)
+                NativeMemory.Fill((void*)memory.Address, (nuint)bytes, Unwritten);
+        }
+
+        public void Dispose()
+        {
+            bool whole = !workers.ChecksMemory || !Behind.ContainsAnyExcept(Guard);
+            workers.Return(memory);
+            if (!whole)
+                throw new InvalidOperationException($"Something was written behind {bytes} bytes of scratch or workspace.");
+        }
     }
 }

@@ -405,7 +405,7 @@ public class PagedCacheTests
     {
         const int heads = 2, dim = 16;
         var layer = TestLayer.Random(11, [50, 0, 37], heads, heads, dim);
-        using KvBackend backend = backendName == "cpu" ? new CpuBackend(2) : new Reference.ReferenceBackend();
+        using KvBackend backend = backendName == "cpu" ? new CpuBackend(2) { ChecksMemory = true } : new Reference.ReferenceBackend();
         ReadOnlyMemory<int>[] tables = [new int[] { 3, 0, 6, 1 }, Array.Empty<int>(), new int[] { 2, 5, 4 }];
         byte[] keys = GC.AllocateArray<byte>(7 * BlockSize * heads * dim * 4, pinned: true), values = GC.AllocateArray<byte>(keys.Length, pinned: true);
         var cache = PagedView.Nhd(Arrays.Address(keys), Arrays.Address(values), ElementType.Float32, BlockSize, heads, dim);

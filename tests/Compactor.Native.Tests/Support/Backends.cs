@@ -13,5 +13,5 @@ internal static class Backends
     public static TheoryData<string> All => [.. Names];
 
     public static KvBackend Create(string name, int threads = 2) =>
-        name == "reference" ? new ReferenceBackend() : new CpuBackend(threads, (SimdWidth)int.Parse(name["cpu".Length..]));
+        name == "reference" ? new ReferenceBackend() : new CpuBackend(threads, (SimdWidth)int.Parse(name["cpu".Length..])) { ChecksMemory = true };
 }
