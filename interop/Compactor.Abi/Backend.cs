@@ -85,11 +85,14 @@ internal sealed partial class Backend(KvBackend operations) : IDisposable
         });
     }
 
-    /// <summary>Folder of this shared library, which is not that of the program it is loaded into; null where it is none.</summary>
+    /// <summary>Folder of this shared library, which is not that of the program it is loaded into, nor the one in it that variants for CPUs are in; null where it is none.</summary>
     private static unsafe string? LibraryFolder()
     {
         ModuleInfo info;
-        return FindModule((delegate* unmanaged<byte*>)&Exports.Version, &info) != 0 ? Path.GetDirectoryName(Path.GetFullPath(Marshal.PtrToStringUTF8((nint)info.File)!)) : null;
+        if (FindModule((delegate* unmanaged<byte*>)&Exports.Version, &info) == 0)
+            return null;
+        string folder = Path.GetDirectoryName(Path.GetFullPath(Marshal.PtrToStringUTF8((nint)info.File)!))!;
+        return Path.GetDirectoryName(folder) is { } variants && Path.GetFileName(variants) == "glibc-hwcaps" ? Path.GetDirectoryName(variants) : folder;
     }
 
     [LibraryImport("libc", EntryPoint = "dladdr")]

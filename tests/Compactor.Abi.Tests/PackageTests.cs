@@ -1,4 +1,5 @@
 using System.IO.Compression;
+using System.Runtime.Intrinsics.X86;
 using System.Security.Cryptography;
 using System.Xml.Linq;
 using Xunit;
@@ -170,7 +171,10 @@ public class PackageTests(PackageFeed feed) : IClassFixture<PackageFeed>
             """);
         Command.Run("cmake", ["-S", consumer, "-B", Path.Combine(consumer, "build"), $"-DCMAKE_PREFIX_PATH={prefix}"]);
         Command.Run("cmake", ["--build", Path.Combine(consumer, "build")]);
-        Assert.Contains("0 handles left", Command.Run(Path.Combine(consumer, "build", "sample"), []));
+        string sample = Path.Combine(consumer, "build", "sample"), output = Command.Run(sample, []);
+        Assert.Contains("0 handles left", output);
+        Assert.Contains($"{(Avx512F.IsSupported ? 512 : 256)}-bit vectors", output);
+        Assert.Contains("256-bit vectors", Command.Run("/lib64/ld-linux-x86-64.so.2", ["--glibc-hwcaps-mask", "x86-64-v3", sample]));
 
         string pkgConfig = Path.Combine(prefix, "lib", "pkgconfig");
         string[] flags = Command.Run("pkg-config", ["--cflags", "--libs", "compactor"], variables: ("PKG_CONFIG_PATH", pkgConfig)).Split([' ', '\n'], StringSplitOptions.RemoveEmptyEntries);

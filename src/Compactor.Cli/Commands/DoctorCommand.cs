@@ -57,6 +57,9 @@ internal static class DoctorCommand
         ("AdvSimd", Arm.AdvSimd.IsSupported), ("ARM dot product", Arm.Dp.IsSupported),
     }.Where(set => set.Supported).Select(set => set.Name);
 
+    /// <summary>What is compiled ahead of time knows no wider vectors than it was compiled for, whatever <c>IsSupported</c> is elsewhere.</summary>
+    private static bool HasUnusedAvx512() => X86Base.IsSupported && !Avx512F.IsSupported && X86Base.CpuId(0, 0).Eax >= 7 && (X86Base.CpuId(7, 0).Ebx >> 16 & 1) != 0;
+
     private static string Describe(LibraryCandidate candidate) => candidate.Outcome switch
     {
         LibraryOutcome.Found => $"found, version {candidate.Version}",
@@ -71,7 +74,7 @@ internal static class DoctorCommand
         Row("System", $"{RuntimeInformation.OSDescription}, {RuntimeInformation.OSArchitecture}");
         Row("Runtime", $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}");
         Row("CPU cores", $"{Environment.ProcessorCount}");
-        Row("SIMD", $"{(int)cpu.Width}-bit vectors used; {string.Join(", ", InstructionSets())}");
+        Row("SIMD", $"{(int)cpu.Width}-bit vectors used; {string.Join(", ", InstructionSets())}{(HasUnusedAvx512() ? "; the CPU has AVX-512, for which this executable was not compiled (README, IlcInstructionSet)" : "")}");
         Row("Backends", gpu is null ? "cpu" : "cpu, cuda");
         Row("GPU", gpu ?? $"none that can be used: {reason}");
         Row("Compiled kernels", KernelFolder ?? "not kept: no folder for caches is known; set COMPACTOR_CACHE");
