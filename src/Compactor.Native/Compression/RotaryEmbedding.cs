@@ -105,6 +105,9 @@ public sealed class RotaryEmbedding
     /// <summary>Whether a token's angles are those of its index in its sequence, whatever the batch.</summary>
     internal bool IsOfPositions => _cos is null && _positions is null;
 
+    /// <summary>Whether angles are given by tables instead of following from positions.</summary>
+    internal bool HasTables => _cos is not null;
+
     /// <summary>Positions there are angles for.</summary>
     internal int StoredPositions => _cos?.Length / (RotaryDim / 2) ?? int.MaxValue;
 
@@ -122,8 +125,16 @@ public sealed class RotaryEmbedding
                 (cos[i], sin[i]) = (_cos[packedToken * pairs + i], _sin![packedToken * pairs + i]);
             return;
         }
-        int position = _positions is null ? token : _positions[packedToken];
-        for (int i = 0; i < pairs; i++)
-            (sin[i], cos[i]) = Math.SinCos(position * _inverseFrequencies![i]);
+        AnglesAt(PositionOf(packedToken, token), cos, sin);
+    }
+
+    /// <summary>Position of a token, where there are no tables.</summary>
+    internal int PositionOf(int packedToken, int token) => _positions is null ? token : _positions[packedToken];
+
+    /// <summary>Cosine and sine of every pair at a position, where there are no tables.</summary>
+    internal void AnglesAt(int position, Span<double> cos, Span<double> sin)
+    {
+        for (int i = 0; i < _inverseFrequencies!.Length; i++)
+            (sin[i], cos[i]) = Math.SinCos(position * _inverseFrequencies[i]);
     }
 }

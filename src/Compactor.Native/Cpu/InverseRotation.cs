@@ -83,29 +83,15 @@ internal sealed unsafe class RotationTable(RotaryEmbedding rotary, int rows, Wor
 
     public RotaryStyle Style => rotary.Style;
 
-    public float* Row(int row) => (float*)_table.Address + (long)row * 2 * Pairs;
+    public float* Row(int row) => (float*)_table.Address + (long)row * rotary.RotaryDim;
 
     /// <summary>Fills rows; <paramref name="of"/> gives the packed token and the position that the embedding is asked for.</summary>
     public void Fill(int first, int count, Func<int, (int PackedToken, int Token)> of)
     {
         const int block = 512;
-        int pairs = Pairs;
-        workers.Run((count + block - 1) / block, 2L * pairs * sizeof(double), (item, scratch) =>
-        {
-            Span<double> cos = new((double*)scratch, pairs), sin = new((double*)scratch + pairs, pairs);
-            for (int r = first + item * block; r < first + Math.Min(count, (item + 1) * block); r++)
-            {
-                var (packedToken, token) = of(r);
-                rotary.Angles(packedToken, token, cos, sin);
-                float* row = Row(r);
-                for (int p = 0; p < pairs; p++)
-                {
-                    double power = cos[p] * cos[p] + sin[p] * sin[p];
-                    row[p] = (float)(cos[p] / power);
-                    row[p + pairs] = (float)(sin[p] / power);
-                }
-            }
-        });
+        var rotations = new InverseRotations(rotary);
+        workers.Run((count + block - 1) / block, 0, (item, _) =>
+            rotations.Fill(first + item * block, Math.Min(block, count - item * block), of, Row(first + item * block)));
     }
 
     public void Dispose() => _table.Dispose();

@@ -104,15 +104,44 @@ internal static unsafe class RowLoader<TLanes, TVector>
     /// <param name="cos">R/2 cosines, then R/2 sines, of the inverse rotation.</param>
     /// <param name="pairs">R/2.</param>
     /// <param name="row">The row.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Unrotate(RotaryStyle style, float* cos, int pairs, float* row)
     {
-        float* sin = cos + pairs;
         if (style == RotaryStyle.HalfRotation)
-            for (int p = 0; p < pairs; p++)
-                (row[p], row[p + pairs]) = (cos[p] * row[p] + sin[p] * row[p + pairs], cos[p] * row[p + pairs] - sin[p] * row[p]);
+            UnrotateHalves(cos, cos + pairs, pairs, row, row + pairs);
         else
-            for (int p = 0; p < pairs; p++)
-                (row[2 * p], row[2 * p + 1]) = (cos[p] * row[2 * p] + sin[p] * row[2 * p + 1], cos[p] * row[2 * p + 1] - sin[p] * row[2 * p]);
+            UnrotateNeighbours(cos, cos + pairs, pairs, row);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void UnrotateHalves(float* cos, float* sin, int pairs, float* x, float* y)
+    {
+        int p = 0;
+        for (; p <= pairs - TLanes.Count; p += TLanes.Count)
+        {
+            TVector c = TLanes.Load(cos + p), s = TLanes.Load(sin + p), first = TLanes.Load(x + p), second = TLanes.Load(y + p);
+            TLanes.Store(TLanes.MultiplyAdd(c, first, TLanes.Multiply(s, second)), x + p);
+            TLanes.Store(TLanes.Subtract(TLanes.Multiply(c, second), TLanes.Multiply(s, first)), y + p);
+        }
+        for (; p < pairs; p++)
+            (x[p], y[p]) = (cos[p] * x[p] + sin[p] * y[p], cos[p] * y[p] - sin[p] * x[p]);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void UnrotateNeighbours(float* cos, float* sin, int pairs, float* row)
+    {
+        // x, y of four pairs: (x, y)·c + (y, x)·(s, -s)
+        var signs = Vector256.Create(1f, -1, 1, -1, 1, -1, 1, -1);
+        int p = 0;
+        for (; p <= pairs - 4; p += 4)
+        {
+            var values = Vector256.Load(row + 2 * p);
+            var c = Vector256.Shuffle(Vector128.Load(cos + p).ToVector256Unsafe(), Vector256.Create(0, 0, 1, 1, 2, 2, 3, 3));
+            var s = Vector256.Shuffle(Vector128.Load(sin + p).ToVector256Unsafe(), Vector256.Create(0, 0, 1, 1, 2, 2, 3, 3)) * signs;
+            (values * c + Vector256.Shuffle(values, Vector256.Create(1, 0, 3, 2, 5, 4, 7, 6)) * s).Store(row + 2 * p);
+        }
+        for (; p < pairs; p++)
+            (row[2 * p], row[2 * p + 1]) = (cos[p] * row[2 * p] + sin[p] * row[2 * p + 1], cos[p] * row[2 * p + 1] - sin[p] * row[2 * p]);
     }
 
     /// <summary>Subtracts a mean from loaded rows.</summary>

@@ -180,7 +180,7 @@ public sealed unsafe partial class GpuBackend
     }
 
     /// <summary>Rows of R/2 cosines and R/2 sines that undo a rotation, each over cos² + sin²: of the batch the embedding is for, or of positions up to the highest seen. Rows outgrown stay, for work and graphs that use them.</summary>
-    private sealed class RotationRows(GpuBackend backend, RotaryEmbedding rotary) : IDisposable
+    private sealed unsafe class RotationRows(GpuBackend backend, RotaryEmbedding rotary) : IDisposable
     {
         private readonly Stack<BackendBuffer<float>> _positions = [];
         private BackendBuffer<float>? _batch;
@@ -208,20 +208,14 @@ public sealed unsafe partial class GpuBackend
 
         private BackendBuffer<float> Make(int rows)
         {
-            int pairs = rotary.RotaryDim / 2;
+            const int block = 512;
             var values = new float[(long)rows * rotary.RotaryDim];
-            Parallel.For(0, rows, () => (new double[pairs], new double[pairs]), (row, _, angles) =>
+            var rotations = new InverseRotations(rotary);
+            Parallel.For(0, (rows + block - 1) / block, item =>
             {
-                var (cos, sin) = angles;
-                rotary.Angles(row, row, cos, sin);
-                var to = values.AsSpan(row * rotary.RotaryDim, rotary.RotaryDim);
-                for (int i = 0; i < pairs; i++)
-                {
-                    double power = cos[i] * cos[i] + sin[i] * sin[i];
-                    (to[i], to[pairs + i]) = ((float)(cos[i] / power), (float)(sin[i] / power));
-                }
-                return angles;
-            }, _ => { });
+                fixed (float* to = &values[(long)item * block * rotary.RotaryDim])
+                    rotations.Fill(item * block, Math.Min(block, rows - item * block), row => (row, row), to);
+            });
             var memory = backend.Allocate<float>(values.Length);
             backend.Upload<float>(values, memory.View);
             return memory;
