@@ -71,10 +71,16 @@ internal sealed unsafe class Arguments
     public static T[] Copy<T>(string name, T* pointer, long count, long expected) where T : unmanaged
     {
         RequireCount(name, count, expected);
+        return Span(name, pointer, count).ToArray();
+    }
+
+    /// <summary>An array of the host's, where it lies.</summary>
+    public static ReadOnlySpan<T> Span<T>(string name, T* pointer, long count) where T : unmanaged
+    {
         if (count > Array.MaxLength)
             throw new AbiException(Status.Unsupported, $"{name} has {count} elements; at most {Array.MaxLength} can be taken.");
         RequirePointer(name, pointer, count, sizeof(T));
-        return new ReadOnlySpan<T>(pointer, (int)count).ToArray();
+        return new ReadOnlySpan<T>(pointer, (int)count);
     }
 
     /// <summary>Memory the call reads.</summary>

@@ -164,12 +164,10 @@ internal static unsafe class Inputs
             if (r.Positions is not null)
                 throw AbiException.Argument("rotary has positions beside cos and sin, whose rows are those of tokens; leave positions NULL.");
             long entries = r.TableRows * (r.RotaryDim / 2);
-            return RotaryEmbedding.FromTables(Arguments.Copy("rotary.cos", r.Cos, entries, entries), Arguments.Copy("rotary.sin", r.Sin, entries, entries), r.RotaryDim, style);
+            return RecentRotations.OfCalls.OfTables(style, r.RotaryDim, Arguments.Span("rotary.cos", r.Cos, entries), Arguments.Span("rotary.sin", r.Sin, entries));
         }
-        int[]? positions = r.Positions is null ? null : Arguments.Copy("rotary.positions", r.Positions, r.PositionCount, r.PositionCount);
-        return r.InverseFrequencies is null
-            ? RotaryEmbedding.FromTheta(r.Theta, r.RotaryDim, style, positions)
-            : RotaryEmbedding.FromFrequencies(Arguments.Copy("rotary.inverse_frequencies", r.InverseFrequencies, r.RotaryDim / 2, r.RotaryDim / 2), style, positions);
+        return RecentRotations.OfCalls.OfPositions(style, r.RotaryDim, r.Theta,
+            Arguments.Span("rotary.inverse_frequencies", r.InverseFrequencies, r.InverseFrequencies is null ? 0 : r.RotaryDim / 2), Arguments.Span("rotary.positions", r.Positions, r.PositionCount));
     }
 
     /// <summary>Given Phi; null to draw it.</summary>
