@@ -1,5 +1,6 @@
 """One layer's operations for gpu.py: the library's calls on PyTorch's memory, and the peers' on the same tensors."""
 import ctypes as c
+import functools
 import math
 
 import torch
@@ -42,7 +43,7 @@ class Layer:
         # bfloat16 numbers, as the library's own sketch has
         self.phi = (torch.randn(self.dim, SKETCH) / math.sqrt(SKETCH)).bfloat16().float().contiguous()
         self.phi_there = self.phi.to(bench.arguments.device, bench.dtype)
-        self.best = {}
+        self.fastest = {}  # PyTorch's way of each stage that was timed
 
     def operations(self):
         named = {"leverage, chunk 512": lambda n: self.leverage(n, LEVERAGE_CHUNK, 1), "leverage, whole sequence": lambda n: self.leverage(n, 0, 2),
@@ -90,8 +91,8 @@ class Layer:
         def ours(i):
             with_phi(i, None, 0)
 
-        rivals = {f"PyTorch, {'float32' if precise else 'as keys'} sketch, {'inverse' if inverse else 'solve'}":
-                  lambda i, p=precise, v=inverse: peers.leverage(keys[i], self.phi_there, chunk, options.epsilon, p, v) for precise in (False, True) for inverse in (False, True)}
+        ways = self._leverage_ways()
+        rivals = {label: lambda i, way=way: way(keys[i], self.phi_there, chunk, options.epsilon) for label, way in ways.items()}
         if bench.vllm.here:
             rivals["compactor-vllm"] = lambda i: bench.vllm.leverage(keys[i], self.phi_there, chunk)
         if bench.kvpress.here and chunk == 0:
@@ -110,17 +111,36 @@ class Layer:
             return distance(result, out), (1e-3 if exact else 5e-2 if rival in ("kvpress", "compactor-vllm") else 1e-2)
 
         times = bench.compare(name, self, ours, rivals, copies, reads * self.key_bytes, 0, check)
-        self._keep_best(name, times, rivals)
+        if chunk == 0:
+            self._keep_fastest("leverage", times, ways)
 
     def _kvpress_phi(self, device):
         """What kvpress draws after the seed 2."""
         torch.manual_seed(2)
         return (torch.randn(1, self.kv_heads, self.dim, SKETCH, device=device, dtype=self.bench.dtype) * (1 / math.sqrt(SKETCH))).float().cpu().contiguous()
 
-    def _keep_best(self, name, times, rivals):
-        plain = {rival: t for rival, t in (times or {}).items() if rival.startswith("PyTorch")}
-        if plain:
-            self.best[name] = min(plain, key=plain.get)
+    def _keep_fastest(self, stage, times, ways):
+        timed = {label: times[label] for label in ways if label in (times or {})}
+        if timed:
+            self.fastest[stage] = ways[min(timed, key=timed.get)]
+
+    @staticmethod
+    def _leverage_ways():
+        return {f"PyTorch, {'float32' if precise else 'as keys'} sketch, {'inverse' if inverse else 'solve'}": functools.partial(peers.leverage, precise=precise, inverse=inverse)
+                for precise in (False, True) for inverse in (False, True)}
+
+    @staticmethod
+    def _attention_ways():
+        return {f"PyTorch, {columns.__name__}, {amount >> 20} MiB of logits": functools.partial(peers.attention, columns=columns, logits_bytes=amount)
+                for columns in (peers.softmax_sum, peers.exponentials) for amount in (32 << 20, peers.LOGITS_BYTES)}
+
+    @staticmethod
+    def _select_ways():
+        return {"PyTorch topk, sorted": peers.select_sorted, "PyTorch topk, mask": peers.select_mask}
+
+    @staticmethod
+    def _compact_ways():
+        return {"PyTorch index_select": peers.gather, "PyTorch indexing": peers.gather_indexed}
 
     def attention(self, name):
         bench = self.bench
@@ -129,7 +149,8 @@ class Layer:
         plan, _, _ = self.plan()
         keys, queries, out = self.keys(copies), self.queries(copies), self.scores()
         pairs = [(view(q), view(k)) for q, k in zip(queries, keys)]
-        rivals = {f"PyTorch, {label}": lambda i, v=variant: peers.attention(queries[i], keys[i], CHUNK, *v) for label, variant in self._attention_variants().items()}
+        ways = self._attention_ways()
+        rivals = {label: lambda i, way=way: way(queries[i], keys[i], CHUNK) for label, way in ways.items()}
         if bench.vllm.here:
             rivals["compactor-vllm"] = lambda i: bench.vllm.attention(queries[i], keys[i], CHUNK, self.cu)
         if bench.kvpress.here:
@@ -142,11 +163,7 @@ class Layer:
 
         times = bench.compare(name, self, lambda i: bench.library.attention_scores(bench.backend, plan, c.byref(pairs[i][0]), c.byref(pairs[i][1]), at(out), count(out)), rivals, copies,
                               used, 2 * self.tokens * CHUNK * self.query_heads * self.dim, check)
-        self._keep_best(name, times, rivals)
-
-    @staticmethod
-    def _attention_variants():
-        return {f"{columns.__name__}, {amount >> 20} MiB of logits": (columns, amount) for columns in (peers.softmax_sum, peers.exponentials) for amount in (32 << 20, peers.LOGITS_BYTES)}
+        self._keep_fastest("attention", times, ways)
 
     def _kept(self, info):
         return self.bench.empty(info.kept_pairs, dtype=torch.int32), self.bench.empty(self.kv_heads + 1, dtype=torch.int32)
@@ -173,7 +190,8 @@ class Layer:
         bench, (plan, info, options) = self.bench, self.plan()
         scores = self._fused(options)
         indices, offsets = self._kept(info)
-        rivals = {f"PyTorch topk, {f.__name__[7:]}": lambda i, f=f: f(scores, info.kept_pairs) for f in (peers.select_sorted, peers.select_mask)}
+        ways = self._select_ways()
+        rivals = {label: lambda i, way=way: way(scores, info.kept_pairs) for label, way in ways.items()}
         if bench.vllm.here:
             rivals["compactor-vllm"] = lambda i: bench.vllm.select(scores, info.kept_pairs, self.cu)
 
@@ -182,7 +200,8 @@ class Layer:
                 result = self._head_major(result)
             return self._missing(self._pairs(indices, offsets), result), 0.01
 
-        bench.compare(name, self, lambda i: self._select(plan, scores, indices, offsets), rivals, 1, check=check)
+        times = bench.compare(name, self, lambda i: self._select(plan, scores, indices, offsets), rivals, 1, check=check)
+        self._keep_fastest("select", times, ways)
 
     def _head_major(self, flat):
         """token * Hkv + head as head * N + token."""
@@ -206,9 +225,11 @@ class Layer:
             for source, out in zip(views[i], kept):
                 bench.library.compact(bench.backend, plan, c.byref(source), at(indices), count(indices), at(offsets), count(offsets), at(out), size(out))
 
-        rivals = {f"PyTorch {label}": lambda i, f=f: (f(keys[i], pairs), f(values[i], pairs)) for label, f in (("index_select", peers.gather), ("indexing", peers.gather_indexed))}
-        bench.compare(name, self, ours, rivals, copies, 4 * info.kept_pairs * self.dim * keys[0].element_size(), 0,
-                      lambda rival, result: (float(sum((r != o).sum() for r, o in zip(result, kept))), 0.0))
+        ways = self._compact_ways()
+        rivals = {label: lambda i, way=way: (way(keys[i], pairs), way(values[i], pairs)) for label, way in ways.items()}
+        times = bench.compare(name, self, ours, rivals, copies, 4 * info.kept_pairs * self.dim * keys[0].element_size(), 0,
+                              lambda rival, result: (float(sum((r != o).sum() for r, o in zip(result, kept))), 0.0))
+        self._keep_fastest("compact", times, ways)
 
     def decode(self, name):
         bench, length = self.bench, int(self.tokens * RETENTION)
@@ -234,8 +255,7 @@ class Layer:
             bench.library.decode_attention(bench.backend, c.byref(views[i]), c.byref(queried), at(tables), count(tables), blocks, at(lengths), rows, None, at(out), count(out), None, c.c_int64(0))
 
         rivals = {f"PyTorch {label}, dense": lambda i, f=f: f(query, *dense[i]) for label, f in
-                  (("attention", peers.decode), ("attention, group as rows", peers.decode_flash_rows), ("products", peers.decode_products))
-                  if f is not peers.decode_flash_rows or hasattr(torch.nn.functional, "scaled_dot_product_attention")}
+                  (("attention", peers.decode), ("attention, group as rows", peers.decode_flash_rows), ("products", peers.decode_products))}
         if bench.vllm.here:
             flat = [[p.view(-1, self.dim) for p in pool] for pool in pools]
             shaped = tables.view(batch, self.kv_heads, blocks), lengths.view(batch, self.kv_heads)
@@ -272,17 +292,17 @@ class Layer:
         """All of a layer's compression, survivors moved; no floor is stated for it."""
         bench, copies = self.bench, self.bench.copies(self.key_bytes)
         (pre, queries, keys, values), call, indices, offsets, info, options = self._whole(cp.PRESET_PAPER, copies)
-        precise, inverse = (word in self.best.get("leverage, whole sequence", "") for word in ("float32", "inverse"))
-        variants = self._attention_variants()
-        variant = variants[self.best.get(f"attention scores, C {CHUNK}", "PyTorch, " + next(iter(variants)))[9:]]
+        stages = {"leverage": self._leverage_ways(), "attention": self._attention_ways(), "select": self._select_ways(), "compact": self._compact_ways()}
+        leverage, attention, select, gather = (self.fastest.get(stage, next(iter(ways.values()))) for stage, ways in stages.items())
+        label = "PyTorch, its fastest stages" if all(stage in self.fastest for stage in stages) else "PyTorch, stages not all timed"
 
         def formula(i):
-            outlier = peers.leverage(pre[i], self.phi_there, 0, options.epsilon, precise, inverse)
-            scores = peers.fuse(outlier, peers.attention(queries[i], keys[i], CHUNK, *variant), options.leverage_weight, options.protect_first, options.protect_last)
-            pairs = peers.select_sorted(scores, info.kept_pairs)
-            return pairs, peers.gather(keys[i], pairs), peers.gather(values[i], pairs)
+            outlier = leverage(pre[i], self.phi_there, 0, options.epsilon)
+            scores = peers.fuse(outlier, attention(queries[i], keys[i], CHUNK), options.leverage_weight, options.protect_first, options.protect_last)
+            pairs = select(scores, info.kept_pairs)
+            return pairs, gather(keys[i], pairs), gather(values[i], pairs)
 
-        bench.compare(name, self, call, {"PyTorch, its fastest stages": formula}, copies, check=lambda rival, result: self._agrees(call, indices, offsets, result[0], self.phi, 0.01))
+        bench.compare(name, self, call, {label: formula}, copies, check=lambda rival, result: self._agrees(call, indices, offsets, result[0], self.phi, 0.01))
 
     def layer_kvpress(self, name):
         bench, copies = self.bench, self.bench.copies(self.key_bytes)

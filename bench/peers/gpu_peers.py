@@ -86,12 +86,7 @@ def gather_indexed(source, pairs):
 
 def decode(query, key, value):
     """One new token a sequence, query [B, Hq, D], over a dense cache [B, Hkv, n, D]."""
-    group = query.shape[1] // key.shape[1]
-    q = query.unsqueeze(2)
-    try:
-        return torch.nn.functional.scaled_dot_product_attention(q, key, value, enable_gqa=True).squeeze(2)
-    except (AttributeError, TypeError):  # an older PyTorch has neither the function nor its grouped form
-        return decode_products(query, key, value)
+    return torch.nn.functional.scaled_dot_product_attention(query.unsqueeze(2), key, value, enable_gqa=True).squeeze(2)
 
 
 def decode_products(query, key, value):
@@ -184,9 +179,8 @@ class CompactorVllm:
             queries, keys, values, cu_seqlens, tokens, 128, sm_scale=1.0, normalize=True, accum_scores=outlier, context_lens=[tokens],
             protected_first_tokens=[16], protected_last_tokens=[64], accum_blending=0.5)
         kept = self.select(scores, count, cu_seqlens)
-        if store is not None:
-            self._store.prefill_store_topk_kv(new_keys=keys, new_vals=values, indices_topk=kept, bh_lens=torch.zeros_like(store["lengths"]), cu_seqlens_k=cu_seqlens,
-                                              **{name: store[name] for name in ("num_tokens_to_retain", "page_table", "batch_mapping", "k_cache", "v_cache", "PAGE_SIZE")})
+        self._store.prefill_store_topk_kv(new_keys=keys, new_vals=values, indices_topk=kept, bh_lens=torch.zeros_like(store["lengths"]), cu_seqlens_k=cu_seqlens,
+                                          **{name: store[name] for name in ("num_tokens_to_retain", "page_table", "batch_mapping", "k_cache", "v_cache", "PAGE_SIZE")})
         return kept
 
     def decode(self, query, pool, lengths, tables, kv_heads, page):
