@@ -5,6 +5,7 @@
 set -euo pipefail
 result=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/.."
+read -r load _ </proc/loadavg
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 dotnet publish src/Compactor.Cli -c Release -r linux-x64 -o "$folder/native" --nologo -v quiet
@@ -32,9 +33,10 @@ cat >"$result" <<JSON
 {
   "benchmark": "wall time of a published tool, start-up included",
   "date": "$(date -u +%F)",
-  "commit": "$(git describe --always --dirty --exclude="*")",
+  "commit": $(git describe --always --dirty --exclude="*" 2>/dev/null | sed 's/.*/"&"/' | grep . || echo null),
   "cpu": "${cpu//\"/}",
   "cores": $(nproc),
+  "load_average_before": $load,
   "os": "$(uname -sr)",
   "dotnet": "$(dotnet --version)",
 $(IFS=$'\n'; sed '$!s/$/,/' <<<"${lists[*]}")

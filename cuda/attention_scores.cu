@@ -13,7 +13,7 @@
 // in 6) and an exponential every 15 (8), and waits at barriers, so that per 64 queries the tensor cores' 1640 cycles, the exponentials' 1024, 1370 issue slots and
 // 1536 cycles of shared memory (4·(16 + 8) KB for each 32 queries at C 256) only meet with four. Two such blocks take 2·(64 + 2·8.5 + 1) KB for C 256, D 128.
 // M = 64, eight warps of up to 255 registers an SM, where that does not fit: one group and two blocks (sm_80), or two groups that share one block's keys (99 KB on sm_86
-// and sm_89). It ran on an H200 at 915 us for L8; M = 32 should take 500 to 600 us.
+// and sm_89). On an H200 L8 took 915 us with M = 64 and 877 us with M = 32 (bench/notes.md).
 // float32 is split in three bf16 parts (8 + 8 + 8 bits, exact), six products of parts, tiles of 32 queries.
 // Where a chunk's keys do not fit (COMPACTOR_KEYS_RESIDENT 0), keys stream with the queries in slabs of the head dimension, from the L2 cache for every
 // tile: rows of logits are whole all the same, so there is still one matrix pass and one exponential.

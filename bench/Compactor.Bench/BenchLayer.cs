@@ -6,6 +6,9 @@ namespace Compactor.Bench;
 /// <summary>One layer's cache of seeded Gaussian data; logits have a standard deviation of about 3.</summary>
 internal sealed class BenchLayer : IDisposable
 {
+    /// <summary>Most tokens of the reference layer: a tensor's elements are counted in 32 bits.</summary>
+    public const int MostTokens = int.MaxValue / (32 * 128);
+
     private readonly List<BackendBuffer<byte>> _memory = [];
 
     public BenchLayer(KvBackend backend, int tokens, ElementType type = ElementType.Float32, int queryHeads = 32, int kvHeads = 8, int dim = 128, ulong seed = 1)

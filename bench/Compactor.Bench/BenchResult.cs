@@ -1,3 +1,4 @@
+using System.ComponentModel;
 using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
@@ -10,15 +11,20 @@ namespace Compactor.Bench;
 internal static class BenchResult
 {
     private static double s_load;
+    private static string? s_commit;
 
-    /// <summary>Notes how busy the machine is before anything is measured.</summary>
-    public static void Begin() => s_load = double.Parse(File.ReadAllText("/proc/loadavg").Split(' ')[0], CultureInfo.InvariantCulture);
+    /// <summary>Notes the commit, and how busy the machine is, before anything is measured.</summary>
+    public static void Begin()
+    {
+        s_load = double.Parse(File.ReadAllText("/proc/loadavg").Split(' ')[0], CultureInfo.InvariantCulture);
+        s_commit = Commit();
+    }
 
     public static JsonObject New(string benchmark) => new()
     {
         ["benchmark"] = benchmark,
         ["date"] = DateTime.UtcNow.ToString("yyyy-MM-dd"),
-        ["commit"] = Commit(),
+        ["commit"] = s_commit,
         ["cpu"] = File.ReadLines("/proc/cpuinfo").FirstOrDefault(l => l.StartsWith("model name", StringComparison.Ordinal))?.Split(':', 2)[1].Trim(),
         ["cores"] = Environment.ProcessorCount,
         ["load_average_before"] = s_load,
@@ -37,11 +43,23 @@ internal static class BenchResult
         return (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2;
     }
 
+    /// <summary>Null where git is missing, or the program lies in no checkout.</summary>
     private static string? Commit()
     {
-        using var git = Process.Start(new ProcessStartInfo("git", ["-C", AppContext.BaseDirectory, "describe", "--always", "--dirty", "--exclude=*"]) { RedirectStandardOutput = true, RedirectStandardError = true });
-        string commit = git!.StandardOutput.ReadToEnd().Trim();
-        git.WaitForExit();
-        return git.ExitCode == 0 ? commit : null;
+        Process? git;
+        try
+        {
+            git = Process.Start(new ProcessStartInfo("git", ["-C", AppContext.BaseDirectory, "describe", "--always", "--dirty", "--exclude=*"]) { RedirectStandardOutput = true, RedirectStandardError = true });
+        }
+        catch (Win32Exception)
+        {
+            return null;
+        }
+        using (git)
+        {
+            string commit = git!.StandardOutput.ReadToEnd().Trim();
+            git.WaitForExit();
+            return git.ExitCode == 0 ? commit : null;
+        }
     }
 }

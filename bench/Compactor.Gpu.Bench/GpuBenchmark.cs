@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Reflection;
 using System.Text.Json;
 using Compactor.Native;
 
@@ -72,6 +73,8 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
         json.WriteStartObject();
         json.WriteString("benchmark", "GPU operations");
         json.WriteString("date", DateTime.UtcNow.ToString("yyyy-MM-dd", CultureInfo.InvariantCulture));
+        // the commit that the library was built from, which the SDK puts behind its version
+        json.WriteString("commit", typeof(KvBackend).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion.Split('+') is [_, var commit] ? commit : null);
         foreach (var (name, value) in device.Facts)
             json.WriteString(name.Replace(' ', '_'), value);
         json.WriteNumber("cache_bytes", device.CacheBytes);

@@ -1,4 +1,6 @@
 using System.CommandLine;
+using System.Globalization;
+using Compactor.Bench;
 using Compactor.Gpu.Bench;
 using Compactor.Native;
 using Compactor.Native.Cuda;
@@ -7,20 +9,15 @@ var tokens = new Option<int[]>("--tokens") { Description = "Lengths N.", AllowMu
 var models = new Option<string[]>("--model") { Description = "Layers.", AllowMultipleArgumentsPerToken = true, DefaultValueFactory = _ => [.. BenchModel.All.Select(m => m.Name)] };
 models.AcceptOnlyFromAmong([.. BenchModel.All.Select(m => m.Name)]);
 var operations = new Option<string[]>("--operation") { Description = "Only operations whose name holds one of these.", AllowMultipleArgumentsPerToken = true, HelpName = "text" };
-var repeats = new Option<int>("--repeats") { Description = "Timed repeats; their median counts.", DefaultValueFactory = _ => 15 };
-var seconds = new Option<int>("--seconds") { Description = "Nothing more is begun after so long, and what is left is named.", DefaultValueFactory = _ => 600 };
+var repeats = BenchOptions.Count("--repeats", "Timed repeats; their median counts.", 15);
+var seconds = BenchOptions.Count("--seconds", "Nothing more is begun after so long, and what is left is named.", 600);
 var kernels = new Option<string?>("--kernels") { Description = "Folder of compiled kernels to use before any compiler.", HelpName = "dir" };
-var json = new Option<string?>("--json") { Description = "Write the result to this file.", HelpName = "file" };
-foreach (var positive in (Option<int>[])[repeats, seconds])
-    positive.Validators.Add(result =>
-    {
-        if (result.GetValueOrDefault<int>() < 1)
-            result.AddError($"{positive.Name} must be 1 or more.");
-    });
+var json = BenchOptions.Json();
 tokens.Validators.Add(result =>
 {
-    if (result.GetValueOrDefault<int[]>() is { } given && given.Any(n => n < 64))
-        result.AddError("--tokens must be 64 or more.");
+    foreach (var token in result.Tokens)
+        if (int.TryParse(token.Value, CultureInfo.InvariantCulture, out int n) && n < 64)
+            result.AddError($"--tokens is {n}; use 64 or more.");
 });
 
 const int TimeIsOver = 124;   // as timeout(1) says it
@@ -54,5 +51,7 @@ root.SetAction(parsed =>
         return 1;
     }
 });
-var parseResult = root.Parse(args);
-return parseResult.Errors.Count > 0 && parseResult.Invoke() >= 0 ? 2 : parseResult.Invoke();
+var command = root.Parse(args);
+foreach (var error in command.Errors)
+    Console.Error.WriteLine(error.Message);
+return command.Errors.Count > 0 ? 2 : command.Invoke();

@@ -6,7 +6,7 @@ using Compactor.Native.Paging;
 namespace Compactor.Gpu.Bench;
 
 /// <summary>
-/// A layer's tensors in bfloat16, as many copies of each as leave the device's cache no use, and its operations on them: bytes and flops as the design counts them
+/// A layer's tensors in bfloat16, as many copies of each as leave the device's cache no use, and its operations on them: bytes and flops are those that cannot be avoided
 /// (Kp is read once or twice; Q and K once; half of K and V read and written; the pool's survivors read once).
 /// </summary>
 internal sealed unsafe class RotatedLayer : IDisposable

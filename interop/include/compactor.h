@@ -158,7 +158,7 @@ typedef struct compactor_backend_options {
     int32_t kind;         /* COMPACTOR_BACKEND_*; AUTO is CUDA where it can be had, else the CPU, announced with the reason through the log */
     int32_t device;       /* CUDA device ordinal, 0 or more; not read with a context, which has one. Must be 0 for the CPU */
     int32_t threads;      /* CPU: threads to compute on, 0 for all cores; results do not depend on it. Must be 0 for CUDA */
-    int32_t simd_bits;    /* CPU: 128 or 256 lanes' bits; 0 for the widest the library was compiled for. Must be 0 for CUDA */
+    int32_t simd_bits;    /* CPU: bits of a vector, 128, 256, or, in the variant for AVX-512, 512; 0 for the widest the library was compiled for. Must be 0 for CUDA */
     int32_t reserved;     /* 0 */
     void *context;        /* CUcontext to adopt, or NULL for the device's primary one (the runtime API's, PyTorch's). It must outlive the backend */
     void *stream;         /* CUstream of that context that all work is queued on; NULL for the legacy default stream. It must outlive the backend. Not CU_STREAM_PER_THREAD */

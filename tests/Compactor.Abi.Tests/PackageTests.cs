@@ -182,6 +182,24 @@ public class PackageTests(PackageFeed feed) : IClassFixture<PackageFeed>
         Assert.Contains("0 handles left", Command.Run(Path.Combine(consumer, "by-pkg-config"), [], variables: ("LD_LIBRARY_PATH", Path.Combine(prefix, "lib"))));
     }
 
+    [Fact]
+    public void CMake_installs_the_variant_as_its_option_says_and_leaves_none_of_before()
+    {
+        string build = Path.Combine(feed.Scratch, "given"), prefix = Path.Combine(feed.Scratch, "given-prefix"), variant = Path.Combine(prefix, "lib", "glibc-hwcaps", "x86-64-v4", "libcompactor_native.so");
+        foreach (string option in (string[])["ON", "OFF", "ON"])
+        {
+            Command.Run("cmake", ["-S", NativeBuild.Root, "-B", build, $"-DCOMPACTOR_LIBRARY={NativeBuild.Library}", $"-DCOMPACTOR_AVX512={option}", "-DBUILD_TESTING=OFF"]);
+            Command.Run("cmake", ["--build", build]);
+            Command.Run("cmake", ["--install", build, "--prefix", prefix]);
+            Assert.Equal(option == "ON", File.Exists(variant));
+            Assert.True(File.Exists(Path.Combine(prefix, "lib", "libcompactor_native.so")));
+        }
+        string other = Path.Combine(feed.Scratch, "other.so");
+        File.WriteAllText(other, "");
+        foreach (var (library, message) in ((string, string)[])[(other, "Give a file named libcompactor_native.so"), (variant, "that is no variant in"), ("nowhere/libcompactor_native.so", "which is not a file")])
+            Assert.Contains(message, string.Join(' ', Command.Run("cmake", ["-S", NativeBuild.Root, "-B", build, $"-DCOMPACTOR_LIBRARY={library}"], exitCode: 1).Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries)));
+    }
+
     private string Project(string name, string content)
     {
         string folder = Directory.CreateDirectory(Path.Combine(feed.Scratch, name)).FullName;

@@ -1,3 +1,4 @@
+using System.Runtime.Intrinsics.X86;
 using System.Runtime.InteropServices;
 using Xunit;
 
@@ -79,6 +80,11 @@ public class OtherCommandTests : TemporaryFolder
         var text = Tool.Run("doctor");
         Assert.Equal(0, text.ExitCode);
         Assert.Contains("libcuda.so.1", text.Output);
+        // the published tool is compiled for AVX2
+        bool less = Environment.GetEnvironmentVariable("COMPACTOR_TOOL") is not null && Avx512F.IsSupported;
+        Assert.Equal(less, json.GetProperty("compiled_for_less").GetBoolean());
+        Assert.Equal(less, text.Output.ReplaceLineEndings(" ").Contains("for which this executable was not compiled"));
+        Assert.False(Tool.RunBuilt("doctor", "--json").Json.GetProperty("compiled_for_less").GetBoolean());
     }
 
     [Fact]

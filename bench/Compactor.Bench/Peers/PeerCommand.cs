@@ -11,8 +11,8 @@ internal static class PeerCommand
 
     public static Command New()
     {
-        var tokens = new Option<int>("--tokens") { Description = $"Tokens N, a multiple of {Multiple}.", DefaultValueFactory = _ => 8192 };
-        var kept = new Option<int>("--tokens") { Description = $"Kept tokens of a head, a multiple of {DecodeSubject.BlockSize}.", DefaultValueFactory = _ => 4096 };
+        var tokens = Length("Tokens N", Multiple, 8192);
+        var kept = Length("Kept tokens of a head", DecodeSubject.BlockSize, 4096);
         var sequences = BenchOptions.Count("--sequences", "Sequences of the batch.", DefaultSequences);
         var chunk = BenchOptions.Number("--chunk", "Tokens of a leverage chunk, 0 for the whole sequence.", 0, value => value is 0 or (>= 64 and <= 4096), "64 to 4096, or 0 for the whole sequence");
         var preset = new Option<string>("--preset") { Description = "Formulas of a published preset.", DefaultValueFactory = _ => "paper" };
@@ -42,6 +42,9 @@ internal static class PeerCommand
             ]),
         };
 
+        static Option<int> Length(string what, int multiple, int otherwise) => BenchOptions.Number("--tokens", $"{what}, a multiple of {multiple}.", otherwise,
+            n => n >= multiple && n % multiple == 0 && n <= BenchLayer.MostTokens, $"a multiple of {multiple}, at most {BenchLayer.MostTokens / multiple * multiple}");
+
         Command Stage(string name, string description, Option<int> length, Option[] own, Func<int, ParseResult, IEnumerable<Func<CpuBackend, Subject>>> subjects)
         {
             var command = new Command(name, description) { length, pairs, threads, python, json };
@@ -49,12 +52,7 @@ internal static class PeerCommand
                 command.Add(option);
             command.SetAction(parsed =>
             {
-                int multiple = length == kept ? DecodeSubject.BlockSize : Multiple, n = parsed.GetValue(length);
-                if (n < multiple || n % multiple != 0)
-                {
-                    Console.Error.WriteLine($"--tokens is {n}; use a multiple of {multiple}.");
-                    return 1;
-                }
+                int n = parsed.GetValue(length);
                 if (Python.Find(parsed.GetValue(python)!) is not { } found)
                     return 1;
                 return new PeerComparison(parsed.GetValue(threads), found, parsed.GetValue(pairs)).Execute(subjects(n, parsed), parsed.GetValue(json));

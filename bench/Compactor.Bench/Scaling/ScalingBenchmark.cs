@@ -27,8 +27,8 @@ internal static class ScalingBenchmark
 
     public static Command NewCommand()
     {
-        var from = new Option<int>("--from") { Description = "Fewest tokens.", DefaultValueFactory = _ => 1024 };
-        var to = new Option<int>("--to") { Description = "Most tokens; lengths double up to it.", DefaultValueFactory = _ => 65_536 };
+        var from = BenchOptions.Count("--from", "Fewest tokens.", 1024, least: 64);
+        var to = BenchOptions.Count("--to", "Most tokens; lengths double up to it.", 65_536, least: 256, most: BenchLayer.MostTokens);
         var repeats = BenchOptions.Count("--repeats", "Timed repeats of every length.", 7);
         var threads = BenchOptions.Threads();
         var type = new Option<ElementType>("--type") { Description = "Element type.", DefaultValueFactory = _ => ElementType.Float32 };
@@ -39,9 +39,9 @@ internal static class ScalingBenchmark
         command.SetAction(parsed =>
         {
             var (first, last, count) = (parsed.GetValue(from), parsed.GetValue(to), parsed.GetValue(repeats));
-            if (first < 64 || last < 4L * first)
+            if (last < 4L * first)
             {
-                Console.Error.WriteLine($"--from is {first}, --to is {last}; use 64 tokens or more, four times as many at least as the most, so that there are three lengths to fit.");
+                Console.Error.WriteLine($"--from is {first}, --to is {last}; use four times as many at least as the most, so that there are three lengths to fit.");
                 return 1;
             }
             return Run(first, last, count, parsed.GetValue(threads), parsed.GetValue(type), parsed.GetValue(json), parsed.GetValue(picture));

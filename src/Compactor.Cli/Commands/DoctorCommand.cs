@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 using System.Text.Json;
@@ -57,8 +58,14 @@ internal static class DoctorCommand
         ("AdvSimd", Arm.AdvSimd.IsSupported), ("ARM dot product", Arm.Dp.IsSupported),
     }.Where(set => set.Supported).Select(set => set.Name);
 
-    /// <summary>What is compiled ahead of time knows no wider vectors than it was compiled for, whatever <c>IsSupported</c> is elsewhere.</summary>
-    private static bool HasUnusedAvx512() => X86Base.IsSupported && !Avx512F.IsSupported && X86Base.CpuId(0, 0).Eax >= 7 && (X86Base.CpuId(7, 0).Ebx >> 16 & 1) != 0;
+    /// <summary>Whether this executable was compiled ahead of time for less than AVX-512, on a machine that would run it with AVX-512 (x86-64-v4).</summary>
+    private static bool IsCompiledForLess()
+    {
+        if (RuntimeFeature.IsDynamicCodeSupported || Avx512F.IsSupported || !File.Exists("/proc/cpuinfo"))
+            return false;
+        string[] flags = File.ReadLines("/proc/cpuinfo").FirstOrDefault(line => line.StartsWith("flags", StringComparison.Ordinal))?.Split(' ') ?? [];
+        return new[] { "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl" }.All(flags.Contains);
+    }
 
     private static string Describe(LibraryCandidate candidate) => candidate.Outcome switch
     {
@@ -74,7 +81,7 @@ internal static class DoctorCommand
         Row("System", $"{RuntimeInformation.OSDescription}, {RuntimeInformation.OSArchitecture}");
         Row("Runtime", $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}");
         Row("CPU cores", $"{Environment.ProcessorCount}");
-        Row("SIMD", $"{(int)cpu.Width}-bit vectors used; {string.Join(", ", InstructionSets())}{(HasUnusedAvx512() ? "; the CPU has AVX-512, for which this executable was not compiled (README, IlcInstructionSet)" : "")}");
+        Row("SIMD", $"{(int)cpu.Width}-bit vectors used; {string.Join(", ", InstructionSets())}{(IsCompiledForLess() ? "; the CPU has AVX-512, for which this executable was not compiled (README, IlcInstructionSet)" : "")}");
         Row("Backends", gpu is null ? "cpu" : "cpu, cuda");
         Row("GPU", gpu ?? $"none that can be used: {reason}");
         Row("Compiled kernels", KernelFolder ?? "not kept: no folder for caches is known; set COMPACTOR_CACHE");
@@ -104,6 +111,7 @@ internal static class DoctorCommand
         foreach (string set in InstructionSets())
             json.WriteStringValue(set);
         json.WriteEndArray();
+        json.WriteBoolean("compiled_for_less", IsCompiledForLess());
         json.WriteStartArray("backends");
         json.WriteStringValue("cpu");
         if (gpu is not null)

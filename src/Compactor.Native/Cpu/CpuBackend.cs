@@ -8,7 +8,7 @@ namespace Compactor.Native.Cpu;
 /// <summary>SIMD width the CPU backend computes with.</summary>
 public enum SimdWidth
 {
-    /// <summary>The widest the machine has.</summary>
+    /// <summary>The widest the machine has and the program was compiled for: on the runtime's JIT any, ahead of time what <c>IlcInstructionSet</c> names.</summary>
     Auto = 0,
     /// <summary>4 float32 lanes: any machine.</summary>
     Bits128 = 128,
@@ -37,7 +37,7 @@ public sealed unsafe partial class CpuBackend : KvBackend
         if (width == SimdWidth.Auto)
             width = Supports(SimdWidth.Bits512) ? SimdWidth.Bits512 : Supports(SimdWidth.Bits256) ? SimdWidth.Bits256 : SimdWidth.Bits128;
         if (!Supports(width))
-            throw CompactorException.Unsupported($"This machine does not compute {(int)width}-bit vectors; use SimdWidth.Auto.");
+            throw CompactorException.Unsupported($"This machine has no {(int)width}-bit vectors, or the program was not compiled for them; use SimdWidth.Auto.");
         Width = width;
         _workers = new Workers(threads == 0 ? Environment.ProcessorCount : threads);
     }
@@ -48,7 +48,7 @@ public sealed unsafe partial class CpuBackend : KvBackend
     /// <summary>Threads in use.</summary>
     public int Threads => _workers.Threads;
 
-    /// <summary>Whether scratch is handed out as NaN, and a stage that writes behind it fails: what tests run with.</summary>
+    /// <summary>Whether scratch, and what lies behind it, is handed out as NaN, and a stage that writes there fails: what tests run with.</summary>
     internal bool ChecksMemory
     {
         get => _workers.ChecksMemory;
@@ -67,9 +67,10 @@ public sealed unsafe partial class CpuBackend : KvBackend
     /// <inheritdoc/>
     public override bool IsHostMemory => true;
 
-    /// <summary>Whether this machine computes a width.</summary>
+    /// <summary>Whether this machine computes a width, and the program was compiled for it.</summary>
     public static bool Supports(SimdWidth width) => width switch
     {
+        // not Vector512.IsHardwareAccelerated, which is false on CPUs that clock down for AVX-512: it pays there, too (bench/notes.md)
         SimdWidth.Bits512 => Avx512F.IsSupported,
         SimdWidth.Bits256 => Avx2.IsSupported && Fma.IsSupported,
         SimdWidth.Bits128 or SimdWidth.Auto => true,

@@ -9,7 +9,7 @@ namespace Compactor.Native.Cpu;
 internal sealed class Workers(int threads) : IDisposable
 {
     private const int GuardBytes = 256;
-    private const byte Unwritten = 0xFF, Guard = 0xA5;
+    private const byte Unwritten = 0xFF;   // NaN in every element type
 
     private readonly Lock _lock = new();
     private readonly List<AlignedMemory> _idle = [];
@@ -20,7 +20,7 @@ internal sealed class Workers(int threads) : IDisposable
     /// <summary>Most bytes of scratch and workspace held at once so far.</summary>
     public long PeakBytes { get; private set; }
 
-    /// <summary>Whether memory is handed out as NaN, and writing behind it ends the call with an exception: what tests run with.</summary>
+    /// <summary>Whether memory, and what lies behind it, is handed out as NaN, and writing there ends the call with an exception: what tests run with.</summary>
     public bool ChecksMemory { get; set; }
 
     /// <summary>Allocates workspace that all items of a stage share.</summary>
@@ -29,7 +29,7 @@ internal sealed class Workers(int threads) : IDisposable
         var workspace = new Workspace(this, Take(bytes + (ChecksMemory ? GuardBytes : 0)), bytes);
         workspace.Begin();
         if (ChecksMemory)
-            workspace.Behind.Fill(Guard);
+            workspace.Behind.Fill(Unwritten);
         return workspace;
     }
 
@@ -106,7 +106,7 @@ internal sealed class Workers(int threads) : IDisposable
 
         public void Dispose()
         {
-            bool whole = !workers.ChecksMemory || !Behind.ContainsAnyExcept(Guard);
+            bool whole = !workers.ChecksMemory || !Behind.ContainsAnyExcept(Unwritten);
             workers.Return(memory);
             if (!whole)
                 throw new InvalidOperationException($"Something was written behind {bytes} bytes of scratch or workspace.");

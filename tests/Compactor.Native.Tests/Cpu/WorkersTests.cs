@@ -3,7 +3,7 @@ using Xunit;
 
 namespace Compactor.Native.Tests.Cpu;
 
-/// <summary>The check that every other test of the CPU backend runs with.</summary>
+/// <summary>The check that tests of the CPU backend run with.</summary>
 public sealed unsafe class WorkersTests : IDisposable
 {
     private readonly Workers _workers = new(2) { ChecksMemory = true };
@@ -32,13 +32,18 @@ public sealed unsafe class WorkersTests : IDisposable
     [Fact]
     public void Every_item_finds_NaN()
     {
-        bool found = true;
-        _workers.Run(5, 4, (_, scratch) =>
+        foreach (int items in (int[])[1, 5])
         {
-            found &= float.IsNaN(*(float*)scratch);
-            *(float*)scratch = 1;
-        });
-        Assert.True(found);
+            var found = new float[items];
+            _workers.Run(items, 4, (item, scratch) =>
+            {
+                found[item] = *(float*)scratch;
+                *(float*)scratch = 1;
+            });
+            Assert.All(found, value => Assert.True(float.IsNaN(value)));
+        }
+        using var workspace = _workers.Rent(4);
+        Assert.True(float.IsNaN(*(float*)workspace.Address));
     }
 
     public void Dispose() => _workers.Dispose();

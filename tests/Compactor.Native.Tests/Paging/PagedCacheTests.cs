@@ -27,7 +27,7 @@ public class PagedCacheTests
     public void A_prefill_that_is_cancelled_has_stored_nothing(double retention)
     {
         var layer = TestLayer.Random(1, [100], 2, 2, 32);
-        using var backend = new CpuBackend(1);
+        using var backend = new CpuBackend(1) { ChecksMemory = true };
         using var cache = new PagedCache(backend, Options(1, 2, 32, 60));
         using var sequence = cache.CreateSequence();
         sequence.Store(0, layer.Inputs.Key, layer.Inputs.Value, 0, 40, 0);
@@ -51,7 +51,7 @@ public class PagedCacheTests
     public void Out_of_blocks_changes_nothing_whatever_is_free(string operation)
     {
         var layer = TestLayer.Random(1, [100], 2, 2, 32);
-        using var backend = new CpuBackend(1);
+        using var backend = new CpuBackend(1) { ChecksMemory = true };
         int needed = operation switch { "store" => 8, "append" => 2, "survivors" => 3, "compact" => 5, "recompress" => 4, "prefill" => 6, "prefill, everything" => 12, _ => 2 };
         var batch = TestLayer.Random(2, [40, 60], 2, 2, 32);
         var everything = new LayerPlan(batch.Shape, CompressionPresets.CompactorVllm, Budget.Retention(1));
@@ -101,7 +101,7 @@ public class PagedCacheTests
     public void Compaction_frees_blocks_that_another_head_and_sequence_use()
     {
         var layer = TestLayer.Random(2, [96], 2, 2, 32);
-        using var backend = new CpuBackend(1);
+        using var backend = new CpuBackend(1) { ChecksMemory = true };
         using var cache = new PagedCache(backend, Options(1, 2, 32, 16));
         using var first = cache.CreateSequence();
         using var second = cache.CreateSequence();
@@ -155,7 +155,7 @@ public class PagedCacheTests
     public void Forks_decode_as_their_origin_and_share_its_blocks()
     {
         var layer = TestLayer.Random(4, [100], 4, 2, 32);
-        using var backend = new CpuBackend(1);
+        using var backend = new CpuBackend(1) { ChecksMemory = true };
         using var cache = new PagedCache(backend, Options(2, 2, 32, 100));
         using var origin = cache.CreateSequence();
         for (int l = 0; l < 2; l++)
@@ -180,7 +180,7 @@ public class PagedCacheTests
     public void Two_threads_use_different_sequences_of_one_cache()
     {
         var layer = TestLayer.Random(5, [64], 2, 2, 16);
-        using var backend = new CpuBackend(1);
+        using var backend = new CpuBackend(1) { ChecksMemory = true };
         using var cache = new PagedCache(backend, Options(1, 2, 16, 64));
         using (var origin = cache.CreateSequence())
         {
@@ -217,7 +217,7 @@ public class PagedCacheTests
     public void Exported_tables_name_the_blocks()
     {
         var layer = TestLayer.Random(6, [70], 2, 2, 16);
-        using var backend = new CpuBackend(1);
+        using var backend = new CpuBackend(1) { ChecksMemory = true };
         using var cache = new PagedCache(backend, Options(1, 2, 16, 40));
         using var ragged = cache.CreateSequence();
         using var empty = cache.CreateSequence();
@@ -239,7 +239,7 @@ public class PagedCacheTests
     public void A_host_s_own_cache_is_compacted_in_place(bool nhd)
     {
         const int heads = 2, dim = 16, blocks = 6;
-        using var backend = new CpuBackend(2);
+        using var backend = new CpuBackend(2) { ChecksMemory = true };
         var random = new Random(7);
         float[] before = [.. Enumerable.Range(0, blocks * BlockSize * heads * dim).Select(_ => random.NextSingle())];
         byte[] keys = Arrays.Encode(before, ElementType.Float32), values = Arrays.Encode(before, ElementType.Float32);
@@ -267,7 +267,7 @@ public class PagedCacheTests
     public void Bad_calls_are_named_and_change_nothing()
     {
         var layer = TestLayer.Random(8, [64], 2, 2, 32);
-        using var backend = new CpuBackend(1);
+        using var backend = new CpuBackend(1) { ChecksMemory = true };
         using var cache = new PagedCache(backend, Options(1, 2, 32, 40));
         var sequence = cache.CreateSequence();
         var (key, value) = (layer.Inputs.Key, layer.Inputs.Value);
@@ -308,7 +308,7 @@ public class PagedCacheTests
     public void Meters_report_the_truth()
     {
         var layer = TestLayer.Random(9, [64], 2, 2, 32);
-        using var backend = new CpuBackend(1);
+        using var backend = new CpuBackend(1) { ChecksMemory = true };
         using var cache = new PagedCache(backend, Options(1, 2, 32, 77));
         using var listener = new MeterListener();
         var (counters, gauges) = (new Dictionary<string, long>(), new Dictionary<string, long>());
@@ -363,7 +363,7 @@ public class PagedCacheTests
     public void A_sequence_is_forked_and_freed_while_another_thread_works_on_its_sibling()
     {
         var layer = TestLayer.Random(10, [64], 2, 2, 16);
-        using var backend = new CpuBackend(1);
+        using var backend = new CpuBackend(1) { ChecksMemory = true };
         using var cache = new PagedCache(backend, Options(1, 2, 16, 64));
         var cancellation = TestContext.Current.CancellationToken;
         for (int round = 0; round < 20; round++)
