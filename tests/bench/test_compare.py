@@ -336,14 +336,35 @@ class Refusals(Case):
 
     def test_broken_files(self):
         whole, path = self.file("whole.json", gpu(1)), os.path.join(self.folder, "out.json")
-        for text, word in (('{"benchmark": ', "is no JSON"), ("[1, 2]", "list where an object was expected"), ('{"a": 1}', "KeyError: 'benchmark'"), ('{"sections": [], "benchmark": null}', "holds no benchmark"),
+        for text, word in (('{"benchmark": ', "JSONDecodeError"), ("[1, 2]", "list where an object was expected"), ('{"a": 1}', "KeyError: 'benchmark'"), ('{"sections": [], "benchmark": null}', "holds no benchmark"),
+                           ('{"sections": [], "benchmark": [1]}', "TypeError"), ('{"sections": [], "benchmark": "hey"}', "TypeError"), ('{"benchmark": 5, "operations": []}', "AttributeError"),
+                           ('{"a": ' * 2000 + "1" + "}" * 2000, "RecursionError"), ('{"benchmark": "x", "milliseconds": [1, 2, 3, 4, 5], "milliseconds": [1]}', "milliseconds is there twice"),
+                           ('{"benchmark": "x", "milliseconds": [1, 2, 3, 4, 1' + "0" * 400 + "]}", "holds the sample 10"),
                            ('{"benchmark": "x", "milliseconds": [1, 2, 3]}', "has 3 samples"), ('{"benchmark": "x", "milliseconds": [1, 2, 3, 0, 4, 5]}', "holds the sample 0"),
                            ('{"benchmark": "x", "milliseconds": [1, 2, NaN, 3, 4, 5]}', "holds the sample nan"), ('{"benchmark": "x", "milliseconds": ["1"]}', "holds the sample '1'")):
-            with self.subTest(text):
+            with self.subTest(text[:60]):
                 self.assert_refused(self.run_with(whole, self.file("broken.json", text), "--json", path), "broken.json", word)
         self.assert_refused(self.run_with(whole, os.path.join(self.folder, "none.json"), "--json", path), "none.json cannot be read")
         self.assertFalse(os.path.exists(path))
         self.assert_refused(self.run_with(whole, whole, "--json", os.path.join(self.folder, "none", "out.json")), "cannot be written")
+
+    def test_floors_that_are_none(self):
+        whole = self.file("whole.json", gpu(1))
+        for floor in (0, -1.0, math.nan, math.inf, 10 ** 400, "1", True, []):
+            document = gpu(2)
+            document["benchmark"]["operations"][0]["floor_microseconds"] = floor
+            with self.subTest(floor):
+                self.assert_refused(self.run_with(whole, self.file("broken.json", document)), "broken.json", f"the floor of {OPERATIONS[0]}, L8, N 4,096 is {floor!r}")
+        document["benchmark"]["operations"][0].update(floor_microseconds=1.0, samples_microseconds=[10 ** 400] * 5)
+        self.assert_refused(self.run_with(whole, self.file("broken.json", document)), "broken.json", "OverflowError")
+
+    def test_measures_that_are_there_twice(self):
+        for document, entries in ((gpu(1), lambda d: d["benchmark"]["operations"]), (peers(1), lambda d: d["operations"]), (committed("2026-11-26-cpu-peers.json"), lambda d: d["comparisons"]),
+                                  ({"HostEnvironmentInfo": {}, "Benchmarks": [{"FullName": "A.B", "Statistics": {"OriginalValues": [1, 2, 3, 4, 5]}}]}, lambda d: d["Benchmarks"]),
+                                  ({"benchmark": "x", "a, x_milliseconds": [1, 2, 3, 4, 5], "a": {"x_milliseconds": [1, 2, 3, 4, 5]}}, lambda d: [None])):
+            path, found = self.file("whole.json", document), entries(document)
+            found.append(found[0])
+            self.assert_refused(self.run_with(path, self.file("twice.json", document)), ".json", "is there twice")
 
     def test_wrong_usage(self):
         path = self.file("whole.json", gpu(1))

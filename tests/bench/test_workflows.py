@@ -178,7 +178,7 @@ class Scripts(unittest.TestCase):
         self.path("broken", "run-1", "compactor-gpu.json", text="{")
         status, output = self.compare(self.path("broken"))
         self.assertEqual(2, status, output)
-        self.assertIn("is no JSON", output)
+        self.assertIn("JSONDecodeError", output)
 
     def test_measuring_runs_all_sections_once_and_the_benchmark_three_times(self):
         self.path("compactor-gpu", "run.sh", text='[ "$1" = --out ] && mkdir -p "$2" && echo "{}" >"$2/compactor-gpu.json" && shift 2 && echo "sections: $*"; exit "${FAIL:-0}"\n')
