@@ -22,6 +22,7 @@ RESULTS = os.path.join(ROOT, "bench", "results")
 OPERATIONS = ["leverage, chunk 512", "attention scores, C 256", "fuse and select", "compact, r 0.5"]
 FLOORLESS = "fuse and select"
 LENGTHS = [4096, 32768, 131072]
+TOGETHER = "all measures together"
 
 
 def load():
@@ -117,12 +118,12 @@ class Case(unittest.TestCase):
 
 class PlantedChanges(Case):
     def test_five_percent_over_one_percent_of_noise_is_found_in_one_run(self):
-        names = [f"attention scores, C 256, L8, N {n:,}" for n in LENGTHS]
+        names = [*(f"attention scores, C 256, L8, N {n:,}" for n in LENGTHS), TOGETHER]
         for seed in range(3):
             self.assert_slower(self.run_on(gpu(seed), gpu(seed + 100, "attention scores, C 256", 1.05)), *names)
 
     def test_five_percent_is_found_where_runs_shift(self):
-        names = [f"fuse and select, L8, N {n:,}" for n in LENGTHS]
+        names = [*(f"fuse and select, L8, N {n:,}" for n in LENGTHS), TOGETHER]
         noise = {"within": 0.01, "between": 0.004}
         self.assert_slower(self.run_on([gpu(s, **noise) for s in range(5)], [gpu(s + 100, FLOORLESS, 1.05, **noise) for s in range(5)]), *names)
 
@@ -136,7 +137,7 @@ class PlantedChanges(Case):
         outcome = self.run_on(gpu(1), gpu(2, "compact, r 0.5", 0.9))
         self.assert_passes(outcome)
         self.assertEqual(3, sum(line.startswith("| compact") and line.endswith("| faster |") for line in outcome[1].splitlines()))
-        self.assertIn("0 of 12 measures slower, 3 faster", outcome[1])
+        self.assertIn("0 of 13 measures slower, 4 faster", outcome[1])  # all together the fourth
 
     def test_the_slowest_change_comes_first(self):
         rows = [line for line in self.run_on(gpu(1), gpu(2, "compact, r 0.5", 1.5))[1].splitlines() if line.startswith("| ")][1:]
@@ -146,19 +147,39 @@ class PlantedChanges(Case):
 
     def test_a_slower_machine_slows_its_floors_and_its_peers_too(self):
         outcome = self.run_on(gpu(1), gpu(2, machine=1.2))
-        self.assert_slower(outcome, *(f"fuse and select, L8, N {n:,}" for n in LENGTHS))  # which has no floor, and says so
+        self.assert_slower(outcome, *(f"fuse and select, L8, N {n:,}" for n in LENGTHS), TOGETHER)  # the former have no floor, and say so
         self.assertEqual(9, sum("| x floor |" in line for line in outcome[1].splitlines()))
         self.assert_passes(self.run_on(peers(1), peers(2, machine=1.2)))
 
     def test_a_ratio_to_the_peer_that_falls_is_a_regression(self):
-        self.assert_slower(self.run_on(peers(1), peers(2, slower=1.1)), *(f"{name}, L8, N 4,096: PyTorch" for name in OPERATIONS))
+        self.assert_slower(self.run_on(peers(1), peers(2, slower=1.1)), *(f"{name}, L8, N 4,096: PyTorch" for name in OPERATIONS), TOGETHER)
         self.assert_passes(self.run_on(peers(1), peers(2, slower=0.9)))
 
     def test_a_rate_that_falls_is_a_regression(self):
         before, after = committed("2026-11-26-cpu-paging.json"), committed("2026-11-26-cpu-paging.json")
         after["million_blocks_per_second"] = [rate / 1.3 for rate in after["million_blocks_per_second"]]
-        self.assert_slower(self.run_on(before, after), "million_blocks_per_second")
+        self.assert_slower(self.run_on(before, after), "million_blocks_per_second", TOGETHER)
         self.assert_passes(self.run_on(after, before))
+
+    def test_a_small_loss_everywhere_that_no_measure_shows_by_itself_is_found(self):
+        def run(seed, by):
+            rng = numpy.random.default_rng(seed)
+            operations = [{"name": f"operation {i}", "model": "L8", "tokens": 1, "floor_us": 0, "samples_microseconds": samples(rng, 100 * by, within=0.02, between=0.01)} for i in range(30)]
+            return {"benchmark": "GPU operations", "device": "NVIDIA H200", "operations": operations}
+
+        for seed in range(5):
+            status, output, _ = self.run_on([run(1000 * seed + i, 1) for i in range(3)], [run(1000 * seed + 500 + i, 1.05) for i in range(3)])
+            self.assertEqual(1, status, output)
+            self.assertIn("of 31 measures slower", output)
+            self.assertRegex(output, r"\| all measures together \| geometric mean \| less \| 1 \| 1\.0\d* \| 1\.0\d\d \[.*\] \| \*\*slower\*\* \|")
+
+    def test_all_measures_together_take_rates_the_other_way_round(self):
+        before, after = ({"benchmark": "x", "milliseconds": samples(numpy.random.default_rng(seed), 100 * by), "tokens_per_second": samples(numpy.random.default_rng(seed + 10), 100 * by)} for seed, by in ((1, 1), (2, 1.5)))
+        outcome = self.run_on(before, after)
+        self.assert_slower(outcome, "milliseconds")
+        self.assertIn("1 of 3 measures slower, 1 faster", outcome[1])
+        del before["tokens_per_second"], after["tokens_per_second"]
+        self.assertIn("1 of 1 measures slower", self.run_on(before, after)[1])
 
 
 class ChanceAlone(Case):
@@ -167,27 +188,36 @@ class ChanceAlone(Case):
     COMPARISONS, MEASURES = 300, 8
 
     def alarms(self, runs_before, runs_after, by=1.0, **noise):
-        """How many comparisons name a difference, or, of a change `by`, a measure whose interval does not hold it."""
+        """How many comparisons have an interval that does not hold the change `by`."""
         alarms = 0
         for seed in range(self.COMPARISONS):
             rng = numpy.random.default_rng(seed)
-            outside = compare.ALPHA / self.MEASURES
-            intervals = [compare.change([samples(rng, 100, **noise) for _ in range(runs_before)], [samples(rng, 100 * by, **noise) for _ in range(runs_after)], outside, rng, resamples=100)[3:]
-                         for _ in range(self.MEASURES)]
-            alarms += any(not low <= by <= high for low, high in intervals)
+            before, after = ([compare.Run("", "", {}, {}, {(str(i), "seconds"): samples(rng, median, **noise) for i in range(self.MEASURES)}) for _ in range(runs)]
+                             for runs, median in ((runs_before, 100), (runs_after, 100 * by)))
+            alarms += any(not c.low <= by <= c.high for c in compare.compare(before, after, seed, resamples=100))
         return alarms
 
-    # 5% of 300 and two standard deviations of that count
-    MOST = 300 * 0.05 + 2 * (300 * 0.05 * 0.95) ** 0.5
+    # 5% of 300 and two standard deviations of that count; a rate that is far below 5% would be of intervals far too wide
+    MOST, LEAST = 300 * 0.05 + 2 * (300 * 0.05 * 0.95) ** 0.5, 5
+
+    def assert_as_stated(self, alarms):
+        self.assertTrue(self.LEAST <= alarms <= self.MOST, alarms)
 
     def test_one_run_on_each_side(self):
         self.assertLessEqual(self.alarms(1, 1), self.MOST)
 
-    def test_three_runs_on_each_side_that_lie_far_apart(self):
-        self.assertLessEqual(self.alarms(3, 3, within=0.002, between=0.02), self.MOST)
+    def test_several_runs_on_each_side(self):
+        for repeats in (5, 11):
+            self.assert_as_stated(self.alarms(3, 3, repeats=repeats, within=0.02, between=0.01))
+        self.assert_as_stated(self.alarms(5, 5, repeats=5, within=0.02, between=0.01))
+        self.assertLessEqual(self.alarms(2, 2, repeats=5, within=0.02, between=0.01), self.MOST)
 
-    def test_one_run_beside_three_that_lie_far_apart(self):
+    def test_three_runs_on_each_side_that_lie_far_apart(self):
+        self.assert_as_stated(self.alarms(3, 3, within=0.002, between=0.02))
+
+    def test_one_run_beside_three(self):
         self.assertLessEqual(self.alarms(1, 3, within=0.002, between=0.02), self.MOST)
+        self.assertLessEqual(self.alarms(1, 3, repeats=5, within=0.02, between=0.01), self.MOST)
 
     def test_intervals_are_wider_where_more_is_compared(self):
         widths = []
@@ -200,7 +230,7 @@ class ChanceAlone(Case):
             with open(path, encoding="utf-8") as file:
                 change = next(c for c in json.load(file)["changes"] if c["name"] == f"{OPERATIONS[0]}, L8, N 4,096")
             widths.append(math.log(change["high"] / change["low"]))
-        self.assertAlmostEqual(3.120 / 2.048, widths[1] / widths[0], delta=0.05)  # Student's t with 28 degrees of freedom, outside of which lie 5% / 12 and 5%
+        self.assertAlmostEqual(3.149 / 2.048, widths[1] / widths[0], delta=0.05)  # Student's t with 28 degrees of freedom, outside of which lie 5% / 13 and 5%
 
     def test_intervals_hold_a_real_change(self):
         self.assertLessEqual(self.alarms(1, 1, by=1.2, within=0.03), self.MOST)
@@ -212,9 +242,15 @@ class ChanceAlone(Case):
 
     def test_a_clock_that_ticks_coarsely_is_no_difference(self):
         before, after = gpu(1), gpu(1)
-        for document, times in ((before, [32] * 14 + [33]), (after, [33] * 14 + [32])):
-            document["benchmark"]["operations"] = [{"name": FLOORLESS, "model": "L8", "tokens": 1, "floor_microseconds": None, "samples_microseconds": times}]
-        self.assert_passes(self.run_on(before, after))
+        for runs in (1, 3, 5):
+            for times in (([32] * 14 + [33], [33] * 14 + [32]), ([53] * 11, [54] * 11)):
+                for document, side in zip((before, after), times):
+                    document["benchmark"]["operations"] = [{"name": FLOORLESS, "model": "L8", "tokens": 1, "floor_microseconds": None, "samples_microseconds": side}]
+                self.assert_passes(self.run_on([before] * runs, [after] * runs))
+
+    def test_runs_that_lie_absurdly_far_apart_are_no_difference(self):
+        documents = [{"benchmark": "x", "milliseconds": [median] * 5} for median in (1e-11, 1, 1e17)]
+        self.assert_passes(self.run_on(documents[:1], documents[1:]))
 
     def test_students_t_is_that_of_published_tables(self):
         for outside, degrees, expected in ((0.05, 1, 12.706), (0.05, 2, 4.303), (0.05, 4, 2.776), (0.01, 10, 3.169), (0.001, 3, 12.924), (0.001, 28, 3.674), (0.05, 120, 1.980)):
@@ -240,7 +276,7 @@ class CommittedResults(Case):
     def test_one_operation_that_takes_1_3_times_as_long_is_named(self):
         before, after = committed("2026-11-26-cpu-paging.json"), committed("2026-11-26-cpu-paging.json")
         after["export_milliseconds"] = [1.3 * time for time in after["export_milliseconds"]]
-        self.assert_slower(self.run_on(before, after), "export_milliseconds")
+        self.assert_slower(self.run_on(before, after), "export_milliseconds", TOGETHER)
 
     def test_a_host_that_decodes_at_two_thirds_of_the_speed_is_named(self):
         before, after = committed("2026-11-26-cpu-host.json"), committed("2026-11-26-cpu-host.json")
@@ -300,14 +336,35 @@ class Refusals(Case):
 
     def test_broken_files(self):
         whole, path = self.file("whole.json", gpu(1)), os.path.join(self.folder, "out.json")
-        for text, word in (('{"benchmark": ', "is no JSON"), ("[1, 2]", "list where an object was expected"), ('{"a": 1}', "KeyError: 'benchmark'"), ('{"sections": [], "benchmark": null}', "holds no benchmark"),
+        for text, word in (('{"benchmark": ', "JSONDecodeError"), ("[1, 2]", "list where an object was expected"), ('{"a": 1}', "KeyError: 'benchmark'"), ('{"sections": [], "benchmark": null}', "holds no benchmark"),
+                           ('{"sections": [], "benchmark": [1]}', "TypeError"), ('{"sections": [], "benchmark": "hey"}', "TypeError"), ('{"benchmark": 5, "operations": []}', "AttributeError"),
+                           ('{"a": ' * 2000 + "1" + "}" * 2000, "RecursionError"), ('{"benchmark": "x", "milliseconds": [1, 2, 3, 4, 5], "milliseconds": [1]}', "milliseconds is there twice"),
+                           ('{"benchmark": "x", "milliseconds": [1, 2, 3, 4, 1' + "0" * 400 + "]}", "holds the sample 10"),
                            ('{"benchmark": "x", "milliseconds": [1, 2, 3]}', "has 3 samples"), ('{"benchmark": "x", "milliseconds": [1, 2, 3, 0, 4, 5]}', "holds the sample 0"),
                            ('{"benchmark": "x", "milliseconds": [1, 2, NaN, 3, 4, 5]}', "holds the sample nan"), ('{"benchmark": "x", "milliseconds": ["1"]}', "holds the sample '1'")):
-            with self.subTest(text):
+            with self.subTest(text[:60]):
                 self.assert_refused(self.run_with(whole, self.file("broken.json", text), "--json", path), "broken.json", word)
         self.assert_refused(self.run_with(whole, os.path.join(self.folder, "none.json"), "--json", path), "none.json cannot be read")
         self.assertFalse(os.path.exists(path))
         self.assert_refused(self.run_with(whole, whole, "--json", os.path.join(self.folder, "none", "out.json")), "cannot be written")
+
+    def test_floors_that_are_none(self):
+        whole = self.file("whole.json", gpu(1))
+        for floor in (0, -1.0, math.nan, math.inf, 10 ** 400, "1", True, []):
+            document = gpu(2)
+            document["benchmark"]["operations"][0]["floor_microseconds"] = floor
+            with self.subTest(floor):
+                self.assert_refused(self.run_with(whole, self.file("broken.json", document)), "broken.json", f"the floor of {OPERATIONS[0]}, L8, N 4,096 is {floor!r}")
+        document["benchmark"]["operations"][0].update(floor_microseconds=1.0, samples_microseconds=[10 ** 400] * 5)
+        self.assert_refused(self.run_with(whole, self.file("broken.json", document)), "broken.json", "OverflowError")
+
+    def test_measures_that_are_there_twice(self):
+        for document, entries in ((gpu(1), lambda d: d["benchmark"]["operations"]), (peers(1), lambda d: d["operations"]), (committed("2026-11-26-cpu-peers.json"), lambda d: d["comparisons"]),
+                                  ({"HostEnvironmentInfo": {}, "Benchmarks": [{"FullName": "A.B", "Statistics": {"OriginalValues": [1, 2, 3, 4, 5]}}]}, lambda d: d["Benchmarks"]),
+                                  ({"benchmark": "x", "a, x_milliseconds": [1, 2, 3, 4, 5], "a": {"x_milliseconds": [1, 2, 3, 4, 5]}}, lambda d: [None])):
+            path, found = self.file("whole.json", document), entries(document)
+            found.append(found[0])
+            self.assert_refused(self.run_with(path, self.file("twice.json", document)), ".json", "is there twice")
 
     def test_wrong_usage(self):
         path = self.file("whole.json", gpu(1))
@@ -321,7 +378,7 @@ class Refusals(Case):
         status, output, _ = self.run_on(gpu(1), less)
         self.assertEqual(1, status)
         self.assertIn(f"missing: {gone['name']}, L8, N 4,096 is not in ", output)
-        self.assertTrue(output.splitlines()[-1].startswith("FAILED: 0 of 11 measures slower, 0 faster, 1 missing"), output)
+        self.assertTrue(output.splitlines()[-1].startswith("FAILED: 0 of 12 measures slower, 0 faster, 1 missing"), output)
         self.assertEqual(0, self.run_on(gpu(1), less, "--only-common")[0])
         status, output, _ = self.run_on(less, gpu(1))
         self.assertEqual(0, status)
@@ -340,7 +397,7 @@ class Refusals(Case):
                 texts.append(json.load(file))
         self.assertEqual(texts[0], texts[1])
         self.assertNotEqual(texts[0]["changes"], texts[2]["changes"])
-        self.assertEqual((True, 10_000, 3), (texts[0]["failed"], texts[0]["resamples"], sum(change["verdict"] == "slower" for change in texts[0]["changes"])))
+        self.assertEqual((True, 10_000, 4), (texts[0]["failed"], texts[0]["resamples"], sum(change["verdict"] == "slower" for change in texts[0]["changes"])))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,22 @@ import unittest
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 
+def host(full_cache):
+    """A result of one context: {"full cache": ...} with the tokens/s given, and a retention."""
+    ways = {"full cache": {"held_blocks": 40, "peak_blocks": 40, "cache_bytes": 2_000_000, "first_token_milliseconds": [100.0, 200.0, 400.0], "tokens_per_second": full_cache},
+            "retention 0.5": {"held_blocks": 20, "peak_blocks": 21, "cache_bytes": 1_000_000, "median_added_milliseconds": 20.0, "first_token_milliseconds": [110.0, 230.0, 420.0], "tokens_per_second": [90.0, 80.0, 100.0]}}
+    return {"benchmark": "end to end on the host engine: m", "cpu": "CPU", "load_average_before": 0.25, "threads": 2, "date": "2026-01-01", "repeats": 3, "dimensions": {"block_size": 128, "decoded_tokens": 64}, "contexts": {"512 tokens": ways}}
+
+
+def comparison(stage, ours, peer, over=1.0, **vectors):
+    return {"benchmark": f"{stage}, float32, N 8", "peer": {"name": "PyTorch", "version": "9", "threads": 2, "variant": "way", **vectors}, "peer_over_tuned": over,
+            "ours_seconds": ours, "peer_seconds": peer, "ratios": [p / o if o else 1.0 for o, p in zip(ours, peer)]}
+
+
+def stages(*comparisons):
+    return {"benchmark": "CPU stages beside peers", "date": "2026-01-01", "cpu": "CPU", "cores": 2, "threads": 2, "simd_bits": 256, "comparisons": list(comparisons)}
+
+
 class Tables(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -36,6 +52,12 @@ class Tables(unittest.TestCase):
         self.assertIn(old, text)
         with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
             file.write(text.replace(old, new, 1))
+
+    def result(self, name, document):
+        path = os.path.join("bench", "results", name)
+        with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
+            file.write(document if isinstance(document, str) else json.dumps(document))
+        return path
 
     def test_the_documents_of_the_repository_are_up_to_date(self):
         self.assertEqual((0, "", ""), self.run_in(ROOT, "--check"))
@@ -91,12 +113,7 @@ class Tables(unittest.TestCase):
             self.assertEqual(2, self.run_in(self.root, *wrong)[0])
 
     def test_a_host_s_table_compares_with_the_full_cache(self):
-        path = os.path.join("bench", "results", "host.json")
-        ways = {"full cache": {"held_blocks": 40, "peak_blocks": 40, "cache_bytes": 2_000_000, "first_token_milliseconds": [100.0, 200.0, 400.0], "tokens_per_second": [50.0, 60.0, 70.0]},
-                "retention 0.5": {"held_blocks": 20, "peak_blocks": 21, "cache_bytes": 1_000_000, "median_added_milliseconds": 20.0, "first_token_milliseconds": [110.0, 230.0, 420.0], "tokens_per_second": [90.0, 80.0, 100.0]}}
-        result = {"benchmark": "end to end on the host engine: m", "cpu": "CPU", "load_average_before": 0.25, "threads": 2, "date": "2026-01-01", "repeats": 3, "dimensions": {"block_size": 128, "decoded_tokens": 64}, "contexts": {"512 tokens": ways}}
-        with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
-            json.dump(result, file)
+        path = self.result("host.json", host([50.0, 60.0, 70.0]))
         status, output, _ = self.run_in(self.root, "host", path)
         self.assertEqual(0, status)
         self.assertEqual(["| 512 tokens | full cache | 200.0 (100.0 to 400.0) |  | 40 | 40 | 2.00 | 60 (50 to 70) | 1.00 |", "| 512 tokens | retention 0.5 | 230.0 (110.0 to 420.0) | 20.0 (10%) | 20 | 21 | 1.00 | 90 (80 to 100) | 1.50 |"], output.splitlines()[-2:])
@@ -125,20 +142,62 @@ class Tables(unittest.TestCase):
         self.assertIn("*-nothing.json cannot be read", self.run_in(self.root, "cpu", "bench/results/*-nothing.json")[2])
 
     def test_a_stage_says_what_differs_and_what_was_disturbed(self):
-        def comparison(stage, ours, peer, over=1.0, **vectors):
-            return {"benchmark": f"{stage}, float32, N 8", "peer": {"name": "PyTorch", "version": "9", "threads": 2, "variant": "way", **vectors}, "peer_over_tuned": over,
-                    "ours_seconds": ours, "peer_seconds": peer, "ratios": [p / o for o, p in zip(ours, peer)]}
-
         tens = [1 + i / 10 for i in range(10)]
         comparisons = [comparison("select", [1.0] * 10, [2 * x for x in tens], vectors="512 bits"), comparison("compact", [1.0] * 10, [x / 2.5 for x in tens]),
                        comparison("decode", [1.0] * 10, [x / 1.5 for x in tens], over=1.6), comparison("fuse", [1.0, *[2.0] * 9], [8.0] * 10)]
-        path = os.path.join("bench", "results", "peers.json")
-        with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
-            json.dump({"benchmark": "CPU stages beside peers", "date": "2026-01-01", "cpu": "CPU", "cores": 2, "threads": 2, "simd_bits": 256, "comparisons": comparisons}, file)
+        path = self.result("peers.json", stages(*comparisons))
         # of ten values the second and the ninth: outside lies the median with probability 2 (1 + 10) / 1024
         self.assertEqual(["| select, N 8 | PyTorch 9 | way, 2 threads, 512-bit vectors | 2.90 [2.20, 3.60] | 2.90 | faster |", "| compact, N 8 | PyTorch 9 | way, 2 threads | 0.58 [0.44, 0.72] | 0.58 | slower |",
                           "| decode, N 8 | PyTorch 9 | way, 2 threads | 0.97 [0.73, 1.20] | 0.97 | no difference, disturbed |", "| fuse, N 8 | PyTorch 9 | way, 2 threads | 4.00 [4.00, 4.00] | 4.00 | faster, disturbed |"],
                          self.run_in(self.root, "stages", path)[1].splitlines()[-4:])
+
+    def test_a_stage_of_few_rounds_has_no_interval_and_the_range_of_rounds_is_told(self):
+        lines = self.run_in(self.root, "stages", self.result("few.json", stages(comparison("select", [1.0] * 3, [2.0] * 3), comparison("compact", [1.0] * 10, [2.0] * 10))))[1].splitlines()
+        self.assertIn("2026-01-01, 3 to 10 rounds: ", lines[0])
+        self.assertEqual(["| select, N 8 | PyTorch 9 | way, 2 threads | 2.00 [too few rounds] | 2.00 | too few rounds |", "| compact, N 8 | PyTorch 9 | way, 2 threads | 2.00 [2.00, 2.00] | 2.00 | faster |"], lines[-2:])
+        self.assertIn("2026-01-01, 3 rounds: ", self.run_in(self.root, "stages", self.result("few.json", stages(comparison("select", [1.0] * 3, [2.0] * 3))))[1])
+
+    def test_numbers_of_which_nothing_can_be_made_are_refused(self):
+        ratios = stages(comparison("select", [1.0] * 3, [2.0] * 3))
+        ratios["comparisons"][0]["ratios"][1] = float("nan")
+        for name, document, said in (("host", host([0, 0, 0]), "ZeroDivisionError"), ("stages", stages(comparison("select", [0.0] * 10, [2.0] * 10)), "ZeroDivisionError"), ("stages", ratios, "holds NaN"),
+                                     ("stages", json.dumps(stages(comparison("select", [1.0] * 3, [2.0] * 3))).replace("2.0", "2e999"), "holds 2e999"), ("host", json.dumps(host([1, 1, 10 ** 400])), "OverflowError"),
+                                     ("host", "[" * 100000, "RecursionError")):
+            with self.subTest(name=name, said=said):
+                status, output, error = self.run_in(self.root, name, self.result("wrong.json", document))
+                self.assertEqual((2, "", 1), (status, output, len(error.splitlines())), error)
+                self.assertIn("wrong.json", error)
+                self.assertIn(said, error)
+
+    def test_a_document_that_cannot_be_read_is_refused(self):
+        path = os.path.join(self.root, "other.md")
+        with open(path, "wb") as file:
+            file.write(b"one\ntwo \xff\n")
+        for said in ("other.md, line 2: is not UTF-8", "other.md cannot be read: No such file"):
+            for option in ("--check", "--write"):
+                status, output, error = self.run_in(self.root, option)
+                self.assertEqual((2, "", 1), (status, output, len(error.splitlines())), error)
+                self.assertIn(said, error)
+            os.remove(path)
+            os.symlink("nowhere.md", path)
+
+    def test_a_marker_that_is_not_exact_is_refused(self):
+        for marker in ("<!-- Table", " <!--table", "x <!-- table cpu FILE -->", "<!--  table cpu FILE -->", "<!-- table cpu FILE --> ", "<!--\tTABLE"):
+            with self.subTest(marker), open(os.path.join(self.root, "other.md"), "w", encoding="utf-8") as file:
+                file.write(f"one\n{marker}\n")
+                file.flush()
+                status, _, error = self.run_in(self.root, "--check")
+                self.assertEqual(2, status)
+                self.assertIn(f"other.md, line 2: '{marker}' is not <!-- table TABLE FILE... -->", error)
+
+    def test_a_peer_s_row_has_the_floor_where_there_is_one(self):
+        output = self.run_in(self.root, "peers", "bench/results/2026-11-26-gpu-peers-h200.json")[1]
+        self.assertIn("| operation | N | ours, us | floor, us (share) | peer | peer, us | ratio |\n|---|--:|--:|--:|---|--:|--:|\n", output)
+        with open(os.path.join(self.root, "bench", "results", "2026-11-26-gpu-peers-h200.json"), encoding="utf-8") as file:
+            operations = json.load(file)["operations"]
+        first, floorless = (next(o for o in operations if bool(o["floor_us"]) == has) for has in (True, False))
+        self.assertIn(f"| {first['name']} | {first['tokens']:,} | {first['ours_us']['median']:.0f} | {first['floor_us']:.0f} ({first['share_of_floor']:.0%}) | ", output)
+        self.assertIn(f"| {floorless['name']} | {floorless['tokens']:,} | {floorless['ours_us']['median']:.0f} |  | ", output)
 
 
 if __name__ == "__main__":
