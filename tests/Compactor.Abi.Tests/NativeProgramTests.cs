@@ -8,6 +8,7 @@ public class NativeProgramTests
     [Theory]
     [InlineData("sample")]
     [InlineData("stages")]
+    [InlineData("stages_without_variant")]
     [InlineData("misuse")]
     [InlineData("lifetime")]
     [InlineData("cuda")]

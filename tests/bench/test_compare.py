@@ -247,6 +247,9 @@ class ChanceAlone(Case):
                 for document, side in zip((before, after), times):
                     document["benchmark"]["operations"] = [{"name": FLOORLESS, "model": "L8", "tokens": 1, "floor_microseconds": None, "samples_microseconds": side}]
                 self.assert_passes(self.run_on([before] * runs, [after] * runs))
+            for document, time in ((before, 53), (after, 106)):
+                document["benchmark"]["operations"][0]["samples_microseconds"] = [time] * 11
+            self.assert_slower(self.run_on([before] * runs, [after] * runs), FLOORLESS)
 
     def test_runs_that_lie_absurdly_far_apart_are_no_difference(self):
         documents = [{"benchmark": "x", "milliseconds": [median] * 5} for median in (1e-11, 1, 1e17)]
