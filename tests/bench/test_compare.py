@@ -249,7 +249,7 @@ class ChanceAlone(Case):
                 self.assert_passes(self.run_on([before] * runs, [after] * runs))
             for document, time in ((before, 53), (after, 106)):
                 document["benchmark"]["operations"][0]["samples_microseconds"] = [time] * 11
-            self.assert_slower(self.run_on([before] * runs, [after] * runs), FLOORLESS)
+            self.assert_slower(self.run_on([before] * runs, [after] * runs), f"{FLOORLESS}, L8, N 1")
 
     def test_runs_that_lie_absurdly_far_apart_are_no_difference(self):
         documents = [{"benchmark": "x", "milliseconds": [median] * 5} for median in (1e-11, 1, 1e17)]
