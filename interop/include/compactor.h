@@ -298,7 +298,8 @@ typedef struct compactor_tensor {
 } compactor_tensor;
 
 /*
- * The rotation (RoPE) that keys carry, to be undone while loading. Exactly one of: theta > 0; inverse_frequencies; cos and sin. All arrays are in host memory.
+ * The rotation (RoPE) that keys carry, to be undone while loading. Exactly one of: theta > 0; inverse_frequencies; cos and sin. All arrays are in host memory and are copied;
+ * the last four descriptions are kept, so that layers that give the same one share what is made of it (on a device: uploaded once).
  */
 typedef struct compactor_rotary {
     uint32_t struct_size;              /* sizeof(compactor_rotary) */
