@@ -74,6 +74,7 @@ public class CpuBenchmarkTests
     [InlineData("--pairs is 0; use 1 or more", "peers", "select", "--pairs", "0")]
     [InlineData("--from is 1024, --to is 2048", "scaling", "--to", "2048")]
     [InlineData("--threads is -1; use 0 to", "scaling", "--threads", "-1")]
+    [InlineData("--simd-bits is 64; use 0, 128, 256 or 512", "scaling", "--simd-bits", "64")]
     [InlineData("--repeats is 0; use 1 or more", "paging", "--repeats", "0")]
     [InlineData("Cannot parse argument 'many'", "launch-cost", "--repeats", "many")]
     [InlineData("--json is /dev/null/result.json, which cannot be written", "capacity", "--json", "/dev/null/result.json")]

@@ -31,11 +31,12 @@ internal static class ScalingBenchmark
         var to = BenchOptions.Count("--to", "Most tokens; lengths double up to it.", 65_536, least: 256, most: BenchLayer.MostTokens);
         var repeats = BenchOptions.Count("--repeats", "Timed repeats of every length.", 7);
         var threads = BenchOptions.Threads();
+        var width = BenchOptions.Number("--simd-bits", "Bits of a vector, 0 for the widest.", 0, bits => bits is 0 or 128 or 256 or 512 && CpuBackend.Supports((SimdWidth)bits), "0, 128, 256 or 512, as far as this machine has it");
         var type = new Option<ElementType>("--type") { Description = "Element type.", DefaultValueFactory = _ => ElementType.Float32 };
         type.AcceptOnlyFromAmong(nameof(ElementType.Float32), nameof(ElementType.Float16), nameof(ElementType.BFloat16));
         var json = BenchOptions.Json();
         var picture = BenchOptions.File("--picture", "Draw it to this file, a PNG.");
-        var command = new Command("scaling", "Time of each CPU stage against the number of tokens.") { from, to, repeats, threads, type, json, picture };
+        var command = new Command("scaling", "Time of each CPU stage against the number of tokens.") { from, to, repeats, threads, width, type, json, picture };
         command.SetAction(parsed =>
         {
             var (first, last, count) = (parsed.GetValue(from), parsed.GetValue(to), parsed.GetValue(repeats));
@@ -44,7 +45,7 @@ internal static class ScalingBenchmark
                 Console.Error.WriteLine($"--from is {first}, --to is {last}; use four times as many at least as the most, so that there are three lengths to fit.");
                 return 1;
             }
-            return Run(first, last, count, parsed.GetValue(threads), parsed.GetValue(type), parsed.GetValue(json), parsed.GetValue(picture));
+            return Run(first, last, count, parsed.GetValue(threads), (SimdWidth)parsed.GetValue(width), parsed.GetValue(type), parsed.GetValue(json), parsed.GetValue(picture));
         });
         return command;
     }
@@ -52,12 +53,12 @@ internal static class ScalingBenchmark
     /// <summary>The least number of tokens that is fitted: a sixteenth of the most, where that leaves three lengths.</summary>
     public static int FittedFrom(IReadOnlyList<int> lengths) => lengths.Where(n => n >= lengths[^1] / FittedShare).Min();
 
-    private static int Run(int from, int to, int repeats, int threads, ElementType type, string? json, string? picture)
+    private static int Run(int from, int to, int repeats, int threads, SimdWidth width, ElementType type, string? json, string? picture)
     {
         var lengths = new List<int>();
         for (long n = from; n <= to; n *= 2)
             lengths.Add((int)n);
-        using var backend = new CpuBackend(threads);
+        using var backend = new CpuBackend(threads, width);
         var samples = new Dictionary<string, List<(int Tokens, double[] Seconds)>>();
         Measure(backend, from, type, FirstWarmUps);
         foreach (int tokens in lengths)
