@@ -1,6 +1,5 @@
 """One layer's operations for gpu.py: the library's calls on PyTorch's memory, and the peers' on the same tensors."""
 import ctypes as c
-import functools
 import math
 
 import torch
@@ -91,7 +90,7 @@ class Layer:
         def ours(i):
             with_phi(i, None, 0)
 
-        ways = self._leverage_ways()
+        ways = peers.WAYS["leverage"]
         rivals = {label: lambda i, way=way: way(keys[i], self.phi_there, chunk, options.epsilon) for label, way in ways.items()}
         if bench.vllm.here:
             rivals["compactor-vllm"] = lambda i: bench.vllm.leverage(keys[i], self.phi_there, chunk)
@@ -112,35 +111,17 @@ class Layer:
 
         times = bench.compare(name, self, ours, rivals, copies, reads * self.key_bytes, 0, check)
         if chunk == 0:
-            self._keep_fastest("leverage", times, ways)
+            self._keep_fastest("leverage", times)
 
     def _kvpress_phi(self, device):
         """What kvpress draws after the seed 2."""
         torch.manual_seed(2)
         return (torch.randn(1, self.kv_heads, self.dim, SKETCH, device=device, dtype=self.bench.dtype) * (1 / math.sqrt(SKETCH))).float().cpu().contiguous()
 
-    def _keep_fastest(self, stage, times, ways):
-        timed = {label: times[label] for label in ways if label in (times or {})}
+    def _keep_fastest(self, stage, times):
+        timed = {label: times[label] for label in peers.WAYS[stage] if label in (times or {})}
         if timed:
-            self.fastest[stage] = ways[min(timed, key=timed.get)]
-
-    @staticmethod
-    def _leverage_ways():
-        return {f"PyTorch, {'float32' if precise else 'as keys'} sketch, {'inverse' if inverse else 'solve'}": functools.partial(peers.leverage, precise=precise, inverse=inverse)
-                for precise in (False, True) for inverse in (False, True)}
-
-    @staticmethod
-    def _attention_ways():
-        return {f"PyTorch, {columns.__name__}, {amount >> 20} MiB of logits": functools.partial(peers.attention, columns=columns, logits_bytes=amount)
-                for columns in (peers.softmax_sum, peers.exponentials) for amount in (32 << 20, peers.LOGITS_BYTES)}
-
-    @staticmethod
-    def _select_ways():
-        return {"PyTorch topk, sorted": peers.select_sorted, "PyTorch topk, mask": peers.select_mask}
-
-    @staticmethod
-    def _compact_ways():
-        return {"PyTorch index_select": peers.gather, "PyTorch indexing": peers.gather_indexed}
+            self.fastest[stage] = peers.WAYS[stage][min(timed, key=timed.get)]
 
     def attention(self, name):
         bench = self.bench
@@ -149,7 +130,7 @@ class Layer:
         plan, _, _ = self.plan()
         keys, queries, out = self.keys(copies), self.queries(copies), self.scores()
         pairs = [(view(q), view(k)) for q, k in zip(queries, keys)]
-        ways = self._attention_ways()
+        ways = peers.WAYS["attention"]
         rivals = {label: lambda i, way=way: way(queries[i], keys[i], CHUNK) for label, way in ways.items()}
         if bench.vllm.here:
             rivals["compactor-vllm"] = lambda i: bench.vllm.attention(queries[i], keys[i], CHUNK, self.cu)
@@ -163,7 +144,7 @@ class Layer:
 
         times = bench.compare(name, self, lambda i: bench.library.attention_scores(bench.backend, plan, c.byref(pairs[i][0]), c.byref(pairs[i][1]), at(out), count(out)), rivals, copies,
                               used, 2 * self.tokens * CHUNK * self.query_heads * self.dim, check)
-        self._keep_fastest("attention", times, ways)
+        self._keep_fastest("attention", times)
 
     def _kept(self, info):
         return self.bench.empty(info.kept_pairs, dtype=torch.int32), self.bench.empty(self.kv_heads + 1, dtype=torch.int32)
@@ -190,7 +171,7 @@ class Layer:
         bench, (plan, info, options) = self.bench, self.plan()
         scores = self._fused(options)
         indices, offsets = self._kept(info)
-        ways = self._select_ways()
+        ways = peers.WAYS["select"]
         rivals = {label: lambda i, way=way: way(scores, info.kept_pairs) for label, way in ways.items()}
         if bench.vllm.here:
             rivals["compactor-vllm"] = lambda i: bench.vllm.select(scores, info.kept_pairs, self.cu)
@@ -201,7 +182,7 @@ class Layer:
             return self._missing(self._pairs(indices, offsets), result), 0.01
 
         times = bench.compare(name, self, lambda i: self._select(plan, scores, indices, offsets), rivals, 1, check=check)
-        self._keep_fastest("select", times, ways)
+        self._keep_fastest("select", times)
 
     def _head_major(self, flat):
         """token * Hkv + head as head * N + token."""
@@ -225,11 +206,11 @@ class Layer:
             for source, out in zip(views[i], kept):
                 bench.library.compact(bench.backend, plan, c.byref(source), at(indices), count(indices), at(offsets), count(offsets), at(out), size(out))
 
-        ways = self._compact_ways()
+        ways = peers.WAYS["compact"]
         rivals = {label: lambda i, way=way: (way(keys[i], pairs), way(values[i], pairs)) for label, way in ways.items()}
         times = bench.compare(name, self, ours, rivals, copies, 4 * info.kept_pairs * self.dim * keys[0].element_size(), 0,
                               lambda rival, result: (float(sum((r != o).sum() for r, o in zip(result, kept))), 0.0))
-        self._keep_fastest("compact", times, ways)
+        self._keep_fastest("compact", times)
 
     def decode(self, name):
         bench, length = self.bench, int(self.tokens * RETENTION)
@@ -292,9 +273,8 @@ class Layer:
         """All of a layer's compression, survivors moved; no floor is stated for it."""
         bench, copies = self.bench, self.bench.copies(self.key_bytes)
         (pre, queries, keys, values), call, indices, offsets, info, options = self._whole(cp.PRESET_PAPER, copies)
-        stages = {"leverage": self._leverage_ways(), "attention": self._attention_ways(), "select": self._select_ways(), "compact": self._compact_ways()}
-        leverage, attention, select, gather = (self.fastest.get(stage, next(iter(ways.values()))) for stage, ways in stages.items())
-        label = "PyTorch, its fastest stages" if all(stage in self.fastest for stage in stages) else "PyTorch, stages not all timed"
+        leverage, attention, select, gather = (self.fastest.get(stage, next(iter(ways.values()))) for stage, ways in peers.WAYS.items())
+        label = "PyTorch, its fastest stages" if len(self.fastest) == len(peers.WAYS) else "PyTorch, stages not all timed"
 
         def formula(i):
             outlier = leverage(pre[i], self.phi_there, 0, options.epsilon)

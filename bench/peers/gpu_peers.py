@@ -1,4 +1,5 @@
 """The method in plain PyTorch, and the published packages, for gpu.py. Keys are [N, Hkv, D], queries [N, Hq, D], scores [N, Hkv] float32."""
+import functools
 import importlib
 import sys
 import types
@@ -82,6 +83,17 @@ def gather(source, pairs):
 def gather_indexed(source, pairs):
     tokens = source.shape[0]
     return source[pairs % tokens, torch.div(pairs, tokens, rounding_mode="floor")]
+
+
+# Ways of writing each stage, of which the fastest counts.
+WAYS = {
+    "leverage": {f"PyTorch, {'float32' if precise else 'as keys'} sketch, {'inverse' if inverse else 'solve'}": functools.partial(leverage, precise=precise, inverse=inverse)
+                 for precise in (False, True) for inverse in (False, True)},
+    "attention": {f"PyTorch, {columns.__name__}, {amount >> 20} MiB of logits": functools.partial(attention, columns=columns, logits_bytes=amount)
+                  for columns in (softmax_sum, exponentials) for amount in (32 << 20, LOGITS_BYTES)},
+    "select": {"PyTorch topk, sorted": select_sorted, "PyTorch topk, mask": select_mask},
+    "compact": {"PyTorch index_select": gather, "PyTorch indexing": gather_indexed},
+}
 
 
 def decode(query, key, value):

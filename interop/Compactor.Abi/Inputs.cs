@@ -166,8 +166,8 @@ internal static unsafe class Inputs
             long entries = r.TableRows * (r.RotaryDim / 2);
             return RecentRotations.OfCalls.OfTables(style, r.RotaryDim, Arguments.Span("rotary.cos", r.Cos, entries), Arguments.Span("rotary.sin", r.Sin, entries));
         }
-        return RecentRotations.OfCalls.OfPositions(style, r.RotaryDim, r.Theta,
-            Arguments.Span("rotary.inverse_frequencies", r.InverseFrequencies, r.InverseFrequencies is null ? 0 : r.RotaryDim / 2), Arguments.Span("rotary.positions", r.Positions, r.PositionCount));
+        var frequencies = r.InverseFrequencies is null ? RotaryEmbedding.Frequencies(r.Theta, r.RotaryDim) : Arguments.Span("rotary.inverse_frequencies", r.InverseFrequencies, r.RotaryDim / 2);
+        return RecentRotations.OfCalls.OfPositions(style, frequencies, Arguments.Span("rotary.positions", r.Positions, r.PositionCount));
     }
 
     /// <summary>Given Phi; null to draw it.</summary>

@@ -13,14 +13,14 @@ public class RecentRotationsTests
         float[] cos = [1, 0.5f], sin = [0, 0.5f];
         Func<RotaryEmbedding>[] described =
         [
-            () => _recent.OfPositions(RotaryStyle.HalfRotation, 4, 77_001, [], []),
-            () => _recent.OfPositions(RotaryStyle.Interleaved, 4, 77_001, [], []),
-            () => _recent.OfPositions(RotaryStyle.HalfRotation, 4, 77_002, [], []),
-            () => _recent.OfPositions(RotaryStyle.HalfRotation, 8, 77_001, [], []),
-            () => _recent.OfPositions(RotaryStyle.HalfRotation, 4, 77_001, [], [0, 1, 2]),
-            () => _recent.OfPositions(RotaryStyle.HalfRotation, 4, 77_001, [], [0, 1, 3]),
-            () => _recent.OfPositions(RotaryStyle.HalfRotation, 4, 0, [1, 0.25], []),
-            () => _recent.OfPositions(RotaryStyle.HalfRotation, 4, 0, [1, 0.125], []),
+            () => _recent.OfPositions(RotaryStyle.HalfRotation, [1, 0.3], []),
+            () => _recent.OfPositions(RotaryStyle.Interleaved, [1, 0.3], []),
+            () => _recent.OfPositions(RotaryStyle.HalfRotation, [1, 0.31], []),
+            () => _recent.OfPositions(RotaryStyle.HalfRotation, [1, 0.3, 0.2, 0.1], []),
+            () => _recent.OfPositions(RotaryStyle.HalfRotation, [1, 0.3], [0, 1, 2]),
+            () => _recent.OfPositions(RotaryStyle.HalfRotation, [1, 0.3], [0, 1, 3]),
+            () => _recent.OfPositions(RotaryStyle.HalfRotation, [1, 0.25], []),
+            () => _recent.OfPositions(RotaryStyle.HalfRotation, [1, 0.125], []),
             () => _recent.OfTables(RotaryStyle.HalfRotation, 4, cos, sin),
             () => _recent.OfTables(RotaryStyle.HalfRotation, 4, [1, 0.25f], sin),
         ];
@@ -41,5 +41,5 @@ public class RecentRotationsTests
 
     [Fact]
     public void What_is_refused_is_not_kept() =>
-        Assert.All(Enumerable.Range(0, 2), _ => Assert.Throws<Compactor.Native.CompactorException>(() => _recent.OfPositions(RotaryStyle.HalfRotation, 4, 0.5, [], [])));
+        Assert.All(Enumerable.Range(0, 2), _ => Assert.Throws<Compactor.Native.CompactorException>(() => _recent.OfPositions(RotaryStyle.HalfRotation, [double.NaN, 1], [])));
 }

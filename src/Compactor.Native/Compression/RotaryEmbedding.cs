@@ -37,11 +37,17 @@ public sealed class RotaryEmbedding
     /// <exception cref="CompactorException">A parameter is out of range.</exception>
     public static RotaryEmbedding FromTheta(double theta, int rotaryDim, RotaryStyle style = RotaryStyle.HalfRotation, IReadOnlyList<int>? positions = null)
     {
+        return FromFrequencies(Frequencies(theta, rotaryDim), style, positions);
+    }
+
+    /// <summary>Standard frequencies <c>theta^(-2i/R)</c>.</summary>
+    internal static double[] Frequencies(double theta, int rotaryDim)
+    {
         if (!(theta > 1) || !double.IsFinite(theta))
             throw CompactorException.Argument($"RoPE theta is {theta}; use a finite base above 1 (10000 and 500000 are common).");
         if (rotaryDim < 2 || int.IsOddInteger(rotaryDim))
             throw CompactorException.Argument($"The rotary dimension is {rotaryDim}; use an even number from 2 to the head dimension.");
-        return FromFrequencies([.. Enumerable.Range(0, rotaryDim / 2).Select(i => Math.Pow(theta, -2.0 * i / rotaryDim))], style, positions);
+        return [.. Enumerable.Range(0, rotaryDim / 2).Select(i => Math.Pow(theta, -2.0 * i / rotaryDim))];
     }
 
     /// <summary>Given frequencies, for scaled variants (llama3, YaRN, linear).</summary>
@@ -101,6 +107,11 @@ public sealed class RotaryEmbedding
         if (_cos is not null && _cos.Length / (RotaryDim / 2) < positionEnd)
             throw CompactorException.Argument($"RoPE tables cover {_cos.Length / (RotaryDim / 2)} positions; the cache holds positions up to {positionEnd - 1}.");
     }
+
+    /// <summary>Whether it was made of these, where what it was not made of is empty.</summary>
+    internal bool IsOf(RotaryStyle style, int rotaryDim, ReadOnlySpan<double> frequencies, ReadOnlySpan<int> positions, ReadOnlySpan<float> cos, ReadOnlySpan<float> sin) =>
+        (Style, RotaryDim) == (style, rotaryDim) && frequencies.SequenceEqual(_inverseFrequencies) && positions.SequenceEqual(_positions is null ? [] : _positions as int[] ?? [.. _positions])
+        && cos.SequenceEqual(_cos) && sin.SequenceEqual(_sin);
 
     /// <summary>Whether a token's angles are those of its index in its sequence, whatever the batch.</summary>
     internal bool IsOfPositions => _cos is null && _positions is null;

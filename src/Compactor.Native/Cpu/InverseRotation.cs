@@ -89,9 +89,9 @@ internal sealed unsafe class RotationTable(RotaryEmbedding rotary, int rows, Wor
     public void Fill(int first, int count, Func<int, (int PackedToken, int Token)> of)
     {
         const int block = 512;
-        var rotations = new InverseRotations(rotary);
+        var angles = new InverseAngles(rotary);
         workers.Run((count + block - 1) / block, 0, (item, _) =>
-            rotations.Fill(first + item * block, Math.Min(block, count - item * block), of, Row(first + item * block)));
+            angles.Fill(first + item * block, Math.Min(block, count - item * block), of, Row(first + item * block)));
     }
 
     public void Dispose() => _table.Dispose();

@@ -210,11 +210,11 @@ public sealed unsafe partial class GpuBackend
         {
             const int block = 512;
             var values = new float[(long)rows * rotary.RotaryDim];
-            var rotations = new InverseRotations(rotary);
+            var angles = new InverseAngles(rotary);
             Parallel.For(0, (rows + block - 1) / block, item =>
             {
                 fixed (float* to = &values[(long)item * block * rotary.RotaryDim])
-                    rotations.Fill(item * block, Math.Min(block, rows - item * block), row => (row, row), to);
+                    angles.Fill(item * block, Math.Min(block, rows - item * block), row => (row, row), to);
             });
             var memory = backend.Allocate<float>(values.Length);
             backend.Upload<float>(values, memory.View);

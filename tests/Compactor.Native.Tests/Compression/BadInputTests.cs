@@ -127,7 +127,7 @@ public class BadInputTests
     public void Inputs_are_checked_against_the_plan()
     {
         var layer = TestLayer.Random(33, [64], 4, 2, 64);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         var plan = new LayerPlan(layer.Shape, CompressionPresets.Paper, Budget.Retention(0.5));
         var inputs = layer.Inputs;
         Refused("key is [63, 2, 64]", () => Select(inputs with { Key = inputs.Key with { Tokens = 63 } }));

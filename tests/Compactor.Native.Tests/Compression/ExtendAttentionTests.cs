@@ -1,4 +1,3 @@
-using Compactor.Native.Cpu;
 using Compactor.Native.Paging;
 using Compactor.Native.Tests.Support;
 using FsCheck;
@@ -143,7 +142,7 @@ public class ExtendAttentionTests
         (batch.QueryPositions[1], batch.QueryPositions[2]) = (40, 39);
         Refused("QueryPositions[2] is 39 after 40", batch, new AttentionOptions(), window: 5);
 
-        using var cpu = new CpuBackend(1) { ChecksMemory = true };
+        using var cpu = Backends.Cpu(1);
         using var three = cpu.Allocate<float>(3);
         using var memory = cpu.Allocate<float>(4 * 3 * 32);
         using var tables = cpu.Allocate<int>(2);
@@ -161,7 +160,7 @@ public class ExtendAttentionTests
 
         static void Refused(string part, PagedBatch batch, AttentionOptions options, bool sinks = false, int window = 0)
         {
-            using var backend = new CpuBackend(1) { ChecksMemory = true };
+            using var backend = Backends.Cpu(1);
             Assert.Contains(part, Assert.Throws<CompactorException>(() => batch.Attend(backend, options, sinks, window)).Message);
         }
     }

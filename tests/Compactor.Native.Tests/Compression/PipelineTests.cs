@@ -247,7 +247,7 @@ public class PipelineTests
         var layer = TestLayer.Random(28, [n, n], heads, heads, dim);
         var packed = Run.Of("cpu128", layer, CompressionPresets.Paper);
         byte[] keyPreRope = Bhsd(layer.KeyPreRopeValues), query = Bhsd(layer.QueryValues), key = Bhsd(layer.KeyValues), value = Bhsd(layer.ValueValues);
-        using var backend = new CpuBackend(2, SimdWidth.Bits128) { ChecksMemory = true };
+        using var backend = Backends.Cpu(2, SimdWidth.Bits128);
         var bhsd = Run.Of(backend, new LayerPlan(layer.Shape, CompressionPresets.Paper, Budget.Retention(0.5)),
             new LayerInputs { KeyPreRope = View(keyPreRope), Query = View(query), Key = View(key), Value = View(value) });
         GC.KeepAlive((keyPreRope, query, key, value));

@@ -1,5 +1,4 @@
 using Compactor.Native.Compression;
-using Compactor.Native.Cpu;
 using Compactor.Native.Paging;
 using Compactor.Native.Reference;
 using Compactor.Native.Tests.Support;
@@ -253,7 +252,7 @@ public class CacheCompressorTests
     public void What_does_not_fit_is_named_and_changes_nothing()
     {
         var layer = TestLayer.Random(6, [60, 60], Heads, Heads, Dim);
-        using var backend = new CpuBackend(2) { ChecksMemory = true };
+        using var backend = Backends.Cpu(2);
         using var cache = NewCache(backend, ElementType.Float32);
         CacheSequence[] sequences = [cache.CreateSequence(), cache.CreateSequence()];
         var plan = new LayerPlan(layer.Shape, CompressionPresets.Paper, Budget.Retention(0.3));

@@ -1,4 +1,4 @@
-using Compactor.Native.Cpu;
+using Compactor.Native.Tests.Support;
 using Xunit;
 using static Compactor.Native.Tests.Paging.PagedCacheModel;
 
@@ -28,7 +28,7 @@ public class PagedCacheModelTests
     {
         var random = new Random(seed);
         var list = new List<Step>(steps);
-        using var model = new PagedCacheModel(new CpuBackend(1) { ChecksMemory = true }, type, blocks);
+        using var model = new PagedCacheModel(Backends.Cpu(1), type, blocks);
         for (int i = 0; i < steps; i++)
         {
             // Storing, appending and compacting are what hosts do most.
@@ -49,7 +49,7 @@ public class PagedCacheModelTests
 
     private static bool Fails(ElementType type, int blocks, List<Step> steps)
     {
-        using var model = new PagedCacheModel(new CpuBackend(1) { ChecksMemory = true }, type, blocks);
+        using var model = new PagedCacheModel(Backends.Cpu(1), type, blocks);
         try
         {
             foreach (var step in steps)

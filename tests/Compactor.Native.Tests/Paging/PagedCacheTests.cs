@@ -1,6 +1,5 @@
 using System.Diagnostics.Metrics;
 using Compactor.Native.Compression;
-using Compactor.Native.Cpu;
 using Compactor.Native.Paging;
 using Compactor.Native.Tests.Support;
 using Xunit;
@@ -27,7 +26,7 @@ public class PagedCacheTests
     public void A_prefill_that_is_cancelled_has_stored_nothing(double retention)
     {
         var layer = TestLayer.Random(1, [100], 2, 2, 32);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using var cache = new PagedCache(backend, Options(1, 2, 32, 60));
         using var sequence = cache.CreateSequence();
         sequence.Store(0, layer.Inputs.Key, layer.Inputs.Value, 0, 40, 0);
@@ -51,7 +50,7 @@ public class PagedCacheTests
     public void Out_of_blocks_changes_nothing_whatever_is_free(string operation)
     {
         var layer = TestLayer.Random(1, [100], 2, 2, 32);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         int needed = operation switch { "store" => 8, "append" => 2, "survivors" => 3, "compact" => 5, "recompress" => 4, "prefill" => 6, "prefill, everything" => 12, _ => 2 };
         var batch = TestLayer.Random(2, [40, 60], 2, 2, 32);
         var everything = new LayerPlan(batch.Shape, CompressionPresets.CompactorVllm, Budget.Retention(1));
@@ -101,7 +100,7 @@ public class PagedCacheTests
     public void Compaction_frees_blocks_that_another_head_and_sequence_use()
     {
         var layer = TestLayer.Random(2, [96], 2, 2, 32);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using var cache = new PagedCache(backend, Options(1, 2, 32, 16));
         using var first = cache.CreateSequence();
         using var second = cache.CreateSequence();
@@ -155,7 +154,7 @@ public class PagedCacheTests
     public void Forks_decode_as_their_origin_and_share_its_blocks()
     {
         var layer = TestLayer.Random(4, [100], 4, 2, 32);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using var cache = new PagedCache(backend, Options(2, 2, 32, 100));
         using var origin = cache.CreateSequence();
         for (int l = 0; l < 2; l++)
@@ -180,7 +179,7 @@ public class PagedCacheTests
     public void Two_threads_use_different_sequences_of_one_cache()
     {
         var layer = TestLayer.Random(5, [64], 2, 2, 16);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using var cache = new PagedCache(backend, Options(1, 2, 16, 64));
         using (var origin = cache.CreateSequence())
         {
@@ -217,7 +216,7 @@ public class PagedCacheTests
     public void Exported_tables_name_the_blocks()
     {
         var layer = TestLayer.Random(6, [70], 2, 2, 16);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using var cache = new PagedCache(backend, Options(1, 2, 16, 40));
         using var ragged = cache.CreateSequence();
         using var empty = cache.CreateSequence();
@@ -239,7 +238,7 @@ public class PagedCacheTests
     public void A_host_s_own_cache_is_compacted_in_place(bool nhd)
     {
         const int heads = 2, dim = 16, blocks = 6;
-        using var backend = new CpuBackend(2) { ChecksMemory = true };
+        using var backend = Backends.Cpu(2);
         var random = new Random(7);
         float[] before = [.. Enumerable.Range(0, blocks * BlockSize * heads * dim).Select(_ => random.NextSingle())];
         byte[] keys = Arrays.Encode(before, ElementType.Float32), values = Arrays.Encode(before, ElementType.Float32);
@@ -267,7 +266,7 @@ public class PagedCacheTests
     public void Bad_calls_are_named_and_change_nothing()
     {
         var layer = TestLayer.Random(8, [64], 2, 2, 32);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using var cache = new PagedCache(backend, Options(1, 2, 32, 40));
         var sequence = cache.CreateSequence();
         var (key, value) = (layer.Inputs.Key, layer.Inputs.Value);
@@ -308,7 +307,7 @@ public class PagedCacheTests
     public void Meters_report_the_truth()
     {
         var layer = TestLayer.Random(9, [64], 2, 2, 32);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using var cache = new PagedCache(backend, Options(1, 2, 32, 77));
         using var listener = new MeterListener();
         var (counters, gauges) = (new Dictionary<string, long>(), new Dictionary<string, long>());
@@ -363,7 +362,7 @@ public class PagedCacheTests
     public void A_sequence_is_forked_and_freed_while_another_thread_works_on_its_sibling()
     {
         var layer = TestLayer.Random(10, [64], 2, 2, 16);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using var cache = new PagedCache(backend, Options(1, 2, 16, 64));
         var cancellation = TestContext.Current.CancellationToken;
         for (int round = 0; round < 20; round++)
@@ -405,7 +404,7 @@ public class PagedCacheTests
     {
         const int heads = 2, dim = 16;
         var layer = TestLayer.Random(11, [50, 0, 37], heads, heads, dim);
-        using KvBackend backend = backendName == "cpu" ? new CpuBackend(2) { ChecksMemory = true } : new Reference.ReferenceBackend();
+        using KvBackend backend = backendName == "cpu" ? Backends.Cpu(2) : new Reference.ReferenceBackend();
         ReadOnlyMemory<int>[] tables = [new int[] { 3, 0, 6, 1 }, Array.Empty<int>(), new int[] { 2, 5, 4 }];
         byte[] keys = GC.AllocateArray<byte>(7 * BlockSize * heads * dim * 4, pinned: true), values = GC.AllocateArray<byte>(keys.Length, pinned: true);
         var cache = PagedView.Nhd(Arrays.Address(keys), Arrays.Address(values), ElementType.Float32, BlockSize, heads, dim);

@@ -1,5 +1,4 @@
 using Compactor.Native.Compression;
-using Compactor.Native.Cpu;
 using Compactor.Native.Paging;
 using Compactor.Native.Tests.Support;
 using Xunit;
@@ -22,7 +21,7 @@ public class PagingMisuseTests
     [Fact]
     public void A_cache_whose_sequences_could_not_hold_their_tables_is_refused()
     {
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         Refused("4294836225 block rows", () => new PagedCache(backend, Options(layers: 65535, heads: 65535)));
         Refused("1114095 block rows", () => new PagedCache(backend, Options(layers: 65535, heads: 17)));
         using var largest = new PagedCache(backend, Options(layers: 65535, heads: 16));
@@ -35,7 +34,7 @@ public class PagingMisuseTests
     {
         var layer = TestLayer.Random(1, [40, 60], 2, 2, 32);
         var options = CompressionPresets.Paper with { ProtectLast = 4 };
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using PagedCache cache = new(backend, Options()), other = new(backend, Options());
         using CacheSequence sequence = cache.CreateSequence(), stranger = other.CreateSequence();
         var plan = new LayerPlan(layer.Shape, options, Budget.Retention(retention));
@@ -49,7 +48,7 @@ public class PagingMisuseTests
     [Fact]
     public void Room_is_not_promised_for_numbers_that_overflow_or_are_negative()
     {
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using var cache = new PagedCache(backend, Options(layers: 3));
         using var sequence = cache.CreateSequence();
         Assert.False(cache.CanStore(long.MaxValue, 1));
@@ -72,7 +71,7 @@ public class PagingMisuseTests
     {
         var layer = TestLayer.Random(2, [40], 2, 2, 32);
         var (key, value) = (layer.Inputs.Key, layer.Inputs.Value);
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         var cache = new PagedCache(backend, Options());
         CacheSequence freed = Stored(), forked = Stored(), kept = Stored();
         PendingCompaction ofFreed = Moved(freed), ofKept = Moved(kept);
@@ -121,7 +120,7 @@ public class PagingMisuseTests
     [Fact]
     public void A_host_s_cache_of_impossible_form_is_refused()
     {
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         float[] keys = new float[4 * 16 * 2 * 32], values = new float[keys.Length];
         unsafe
         {
@@ -163,7 +162,7 @@ public class PagingMisuseTests
     [Fact]
     public void Opaque_queries_are_refused()
     {
-        using var backend = new CpuBackend(1) { ChecksMemory = true };
+        using var backend = Backends.Cpu(1);
         using var cache = new PagedCache(backend, Options(type: ElementType.BFloat16));
         using var output = backend.Allocate<float>(2 * 32);
         using var tables = backend.Allocate<int>(2);
@@ -182,7 +181,7 @@ public class PagingMisuseTests
     {
         var layer = TestLayer.Random(3, [300], 2, 2, 32);
         var options = CompressionPresets.Paper with { LeverageScope = scope, LeverageChunk = scope == NormalizationScope.Chunk ? 64 : 0, ProtectFirst = 4, ProtectLast = 16 };
-        using var backend = new CpuBackend(2) { ChecksMemory = true };
+        using var backend = Backends.Cpu(2);
         using var cache = new PagedCache(backend, Options(layers: 2, blocks: 200));
         using CacheSequence sequence = cache.CreateSequence(), empty = cache.CreateSequence(), few = cache.CreateSequence();
         sequence.Store(0, layer.Inputs.Key, layer.Inputs.Value, 0, 300, 0);
@@ -234,7 +233,7 @@ public class PagingMisuseTests
         foreach (int blockSize in (int[])[16, 100])
         {
             var layer = TestLayer.Random(4, [90], 2, 2, 32);
-            using var backend = new CpuBackend(2) { ChecksMemory = true };
+            using var backend = Backends.Cpu(2);
             using var cache = new PagedCache(backend, Options(layers: 3, blockSize: blockSize));
             using CacheSequence first = cache.CreateSequence(), second = cache.CreateSequence();
             float[] nan = [.. layer.KeyValues], huge = [.. layer.KeyValues.Select(x => x * 1e25f)];
@@ -276,7 +275,7 @@ public class PagingMisuseTests
         byte[] keys = GC.AllocateArray<byte>(Tokens * Heads * row, pinned: true), values = GC.AllocateArray<byte>(keys.Length, pinned: true);
         random.NextBytes(keys);
         random.NextBytes(values);
-        using var backend = new CpuBackend(2) { ChecksMemory = true };
+        using var backend = Backends.Cpu(2);
         using var cache = new PagedCache(backend, Options(layers: 2, heads: Heads, dim: dim, blocks: 400, blockSize: blockSize, type: type));
         using CacheSequence origin = cache.CreateSequence(), empty = cache.CreateSequence();
         TensorView key = TensorView.Packed(Arrays.Address(keys), type, Tokens, Heads, dim), value = TensorView.Packed(Arrays.Address(values), type, Tokens, Heads, dim);
@@ -316,7 +315,7 @@ public class PagingMisuseTests
     public void Scoring_from_several_threads_gives_the_bits_of_one()
     {
         TestLayer[] layers = [.. Enumerable.Range(0, 4).Select(seed => TestLayer.Random(seed, [900 + seed, 70], 4, 2, 64))];
-        using var backend = new CpuBackend(2) { ChecksMemory = true };
+        using var backend = Backends.Cpu(2);
         float[][] alone = [.. layers.Select(Scores)];
         Parallel.For(0, 24, i => Assert.Equal(alone[i % 4], Scores(layers[i % 4])));
         GC.KeepAlive(layers);

@@ -13,5 +13,8 @@ internal static class Backends
     public static TheoryData<string> All => [.. Names];
 
     public static KvBackend Create(string name, int threads = 2) =>
-        name == "reference" ? new ReferenceBackend() : new CpuBackend(threads, (SimdWidth)int.Parse(name["cpu".Length..])) { ChecksMemory = true };
+        name == "reference" ? new ReferenceBackend() : Cpu(threads, (SimdWidth)int.Parse(name["cpu".Length..]));
+
+    /// <summary>A CPU backend that notices what its stages write behind their scratch, and what they read of it unwritten.</summary>
+    public static CpuBackend Cpu(int threads, SimdWidth width = SimdWidth.Auto) => new(threads, width) { ChecksMemory = true };
 }

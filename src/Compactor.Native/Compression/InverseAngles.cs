@@ -7,14 +7,14 @@ namespace Compactor.Native.Compression;
 /// What undoes a rotation, one row of float32 a token: R/2 cosines, then R/2 sines, each over <c>c² + s²</c>. Where angles are multiples of a position, that of <c>64·a + b</c> is
 /// the sum of two: sines and cosines of every b are made once, those of <c>64·a</c> where a changes, and a row takes four products a pair, in double.
 /// </summary>
-internal sealed unsafe class InverseRotations
+internal sealed unsafe class InverseAngles
 {
     private const int Near = 64;
 
     private readonly RotaryEmbedding _rotary;
     private readonly double[] _near;   // [Near, 2, R/2]
 
-    public InverseRotations(RotaryEmbedding rotary)
+    public InverseAngles(RotaryEmbedding rotary)
     {
         _rotary = rotary;
         _near = rotary.HasTables ? [] : new double[Near * rotary.RotaryDim];

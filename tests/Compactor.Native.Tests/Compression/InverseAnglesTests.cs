@@ -3,7 +3,7 @@ using Xunit;
 
 namespace Compactor.Native.Tests.Compression;
 
-public sealed unsafe class InverseRotationsTests
+public sealed unsafe class InverseAnglesTests
 {
     [Theory]
     [InlineData(2)]
@@ -30,7 +30,7 @@ public sealed unsafe class InverseRotationsTests
         int pairs = rotary.RotaryDim / 2;
         var rows = new float[positions.Length * rotary.RotaryDim];
         fixed (float* to = rows)
-            new InverseRotations(rotary).Fill(0, positions.Length, of, to);
+            new InverseAngles(rotary).Fill(0, positions.Length, of, to);
         double[] cos = new double[pairs], sin = new double[pairs];
         for (int row = 0; row < positions.Length; row++)
         {
