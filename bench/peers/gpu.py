@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -113,9 +114,10 @@ class Bench:
         version.restype = c.c_char_p
         info = cp.BackendInfo()
         self.library.backend_describe(self.backend, c.byref(info))
+        compiler = re.search(r", NVRTC ([0-9.]+)$", info.description.decode())
         self.cache_bytes = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 50 << 20) if self.cuda else 0
-        self.result = {"benchmark": "GPU operations beside peers", "date": datetime.date.today().isoformat(), "commit": revision(os.path.dirname(os.path.abspath(__file__))), "backend": info.description.decode(),
-                       "device": torch.cuda.get_device_name() if self.cuda else "cpu", "driver": driver() if self.cuda else None, "torch": torch.__version__,
+        self.result = {"benchmark": "GPU operations beside peers", "date": datetime.date.today().isoformat(), "commit": arguments.commit or revision(os.path.dirname(os.path.abspath(__file__))), "backend": info.description.decode(),
+                       "device": torch.cuda.get_device_name() if self.cuda else "cpu", "driver": driver() if self.cuda else None, "nvrtc": compiler and compiler[1], "torch": torch.__version__,
                        "library": version().decode(), "cuda": torch.version.cuda, "cache_bytes": self.cache_bytes, "repeats": REPEATS,
                        "peers": {"kvpress": self.kvpress.note, "compactor-vllm": self.vllm.note},
                        "peers_commits": {"kvpress": arguments.kvpress and revision(arguments.kvpress), "compactor-vllm": arguments.compactor_vllm and revision(arguments.compactor_vllm)}, "operations": [], "failures": [], "not_measured": []}
@@ -250,6 +252,7 @@ def main():
     parser.add_argument("--json", help="file to write; rewritten after every operation")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--only", nargs="+", help="operations whose names hold one of these")
+    parser.add_argument("--commit", help="what the library was built from; the commit of the checkout that this script lies in unless given")
     parser.add_argument("--kvpress", help="checkout of kvpress (the folder that holds the package)")
     parser.add_argument("--compactor-vllm", help="the src folder of a checkout of compactor-vllm")
     arguments = parser.parse_args()

@@ -23,9 +23,9 @@ internal unsafe struct BackendOptions : IGrowing
 [StructLayout(LayoutKind.Sequential)]
 internal unsafe struct BackendInfo : IGrowing
 {
-    public static int FirstSize => 128;
+    public static int FirstSize => 192;
 
-    public const int DescriptionBytes = 112;
+    public const int DescriptionBytes = 176;
 
     public uint StructSize;
     public int Kind, Threads, SimdBits;

@@ -12,9 +12,11 @@ public class PeerBenchmarkTests
         string file = Path.GetTempFileName();
         try
         {
-            Command.Run(Command.Python("torch"), [Path.Combine(NativeBuild.Root, "bench", "peers", "gpu.py"), "--library", NativeBuild.Library, "--device", "cpu", "--tokens", "512", "--json", file],
+            Command.Run(Command.Python("torch"), [Path.Combine(NativeBuild.Root, "bench", "peers", "gpu.py"), "--library", NativeBuild.Library, "--device", "cpu", "--tokens", "512", "--commit", "abc1234", "--json", file],
                 variables: ("PYTHONDONTWRITEBYTECODE", "1"));
             using var json = JsonDocument.Parse(File.ReadAllText(file));
+            Assert.Equal("abc1234", json.RootElement.GetProperty("commit").GetString());
+            Assert.Equal(JsonValueKind.Null, json.RootElement.GetProperty("nvrtc").ValueKind);
             Assert.Equal(0, json.RootElement.GetProperty("failures").GetArrayLength());
             Assert.Equal(0, json.RootElement.GetProperty("not_measured").GetArrayLength());
             var operations = json.RootElement.GetProperty("operations").EnumerateArray().ToList();

@@ -312,9 +312,11 @@ class CommittedResults(Case):
 
 class Refusals(Case):
     def test_files_that_hold_no_samples(self):
-        for name, command in (("2026-11-26-gpu-h200.json", "run.sh benchmark"), ("2026-11-26-gpu-h200-first-run.json", "Compactor.Gpu.Bench"), ("2026-11-26-gpu-peers-h200.json", "bench/peers/gpu.py")):
+        for name, command in (("2026-11-26-gpu-h200.json", "run.sh benchmark"), ("2026-11-26-gpu-peers-h200.json", "bench/peers/gpu.py")):
             path = os.path.join(RESULTS, name)
             self.assert_refused(self.run_with(path, path), name, "holds no samples", command)
+        operations = committed("2026-11-26-gpu-h200.json")["benchmark"]
+        self.assert_refused(self.run_on(operations, operations), "holds no samples", "Compactor.Gpu.Bench")
 
     def test_other_benchmarks(self):
         self.assert_refused(self.run_on(gpu(1), peers(1)), "before-0.json", "after-0.json", "'GPU operations beside peers'", "compare results of one benchmark")

@@ -18,6 +18,7 @@ internal sealed unsafe class CudaDriver : GpuDriver
     private readonly ConcurrentDictionary<KernelVariant, Lazy<CudaKernel>> _kernels = [];
     private readonly ConcurrentDictionary<KernelVariant, Lazy<bool>> _specific = [];
     private readonly Action<string> _announce;
+    private Version? _compiler;
 
     private CudaDriver(CudaContext context, KernelLibrary library, Version version, CudaOptions options)
     {
@@ -62,8 +63,10 @@ internal sealed unsafe class CudaDriver : GpuDriver
         }
     }
 
+    /// <summary>The device, its driver, and the compiler of the first kernel that was loaded, here or when it was compiled ahead.</summary>
     public override string Description =>
-        $"{_context.Name}, compute capability {Limits.Architecture / 10}.{Limits.Architecture % 10}, {Limits.Multiprocessors} multiprocessors, {_context.TotalMemory >> 30} GiB, driver CUDA {_version}";
+        $"{_context.Name}, compute capability {Limits.Architecture / 10}.{Limits.Architecture % 10}, {Limits.Multiprocessors} multiprocessors, {_context.TotalMemory >> 30} GiB, driver CUDA {_version}"
+        + (_compiler is null ? "" : $", NVRTC {_compiler}");
 
     public override GpuLimits Limits { get; }
 
@@ -178,6 +181,7 @@ internal sealed unsafe class CudaDriver : GpuDriver
                         _ => "",
                     });
             }
+        _compiler ??= code.Nvrtc;
         return new ModuleHandle(_context, module);
     }
 }

@@ -1,3 +1,5 @@
+using System.Numerics.Tensors;
+
 namespace Compactor.Native.Reference;
 
 /// <summary>Non-causal attention of one query head within one chunk: <c>a_j = sum_i softmax_j(scale·q_i·k_j)</c>.</summary>
@@ -10,7 +12,7 @@ public static class ReferenceAttention
     /// <returns><c>[n]</c> column sums; they sum to m.</returns>
     public static double[] ColumnSums(double[,] queries, double[,] keys, double scale)
     {
-        int n = keys.GetLength(0), dim = keys.GetLength(1);
+        int n = keys.GetLength(0);
         var sums = new double[n];
         var weights = new double[n];
         for (int i = 0; i < queries.GetLength(0); i++)
@@ -18,10 +20,7 @@ public static class ReferenceAttention
             double max = double.NegativeInfinity, total = 0;
             for (int j = 0; j < n; j++)
             {
-                double dot = 0;
-                for (int d = 0; d < dim; d++)
-                    dot += queries[i, d] * keys[j, d];
-                weights[j] = scale * dot;
+                weights[j] = scale * TensorPrimitives.Dot(ReferenceTensor.Row(queries, i), ReferenceTensor.Row(keys, j));
                 max = Math.Max(max, weights[j]);
             }
             for (int j = 0; j < n; j++)

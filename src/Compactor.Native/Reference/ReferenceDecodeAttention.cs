@@ -1,3 +1,4 @@
+using System.Numerics.Tensors;
 using Compactor.Native.Paging;
 
 namespace Compactor.Native.Reference;
@@ -19,8 +20,7 @@ public static class ReferenceDecodeAttention
         var logits = new double[n];
         for (int j = 0; j < n; j++)
         {
-            for (int d = 0; d < dim; d++)
-                logits[j] += scale * query[d] * keys[j, d];
+            logits[j] = scale * TensorPrimitives.Dot(query, ReferenceTensor.Row(keys, j));
             if (options.SoftCap is { } cap)
                 logits[j] = cap * Math.Tanh(logits[j] / cap);
         }
@@ -30,8 +30,7 @@ public static class ReferenceDecodeAttention
             return (output, max);
         double sum = logits.Append(sink).Sum(l => Math.Exp(l - max));
         for (int j = 0; j < n; j++)
-            for (int d = 0; d < dim; d++)
-                output[d] += Math.Exp(logits[j] - max) / sum * values[j, d];
+            TensorPrimitives.MultiplyAdd(ReferenceTensor.Row(values, j), Math.Exp(logits[j] - max) / sum, output, output);
         return (output, max + Math.Log(sum));
     }
 }

@@ -1,3 +1,4 @@
+using System.Numerics.Tensors;
 using Compactor.Native.Compression;
 
 namespace Compactor.Native.Reference;
@@ -28,17 +29,16 @@ public static class ReferenceLeverage
                 mean[d] /= n;
             }
 
-        var x = new double[n, k];
+        double[] sketch = new double[dim * k], sketched = new double[n * k], gram = new double[k * k];
+        TensorPrimitives.ConvertTruncating(phi, sketch);
         for (int i = 0; i < n; i++)
+        {
+            var x = sketched.AsSpan(i * k, k);
             for (int d = 0; d < dim; d++)
-                for (int c = 0; c < k; c++)
-                    x[i, c] += (keys[i, d] - mean[d]) * phi[d * k + c];
-
-        var gram = new double[k * k];
-        for (int i = 0; i < n; i++)
+                TensorPrimitives.MultiplyAdd(sketch.AsSpan(d * k, k), keys[i, d] - mean[d], x, x);
             for (int r = 0; r < k; r++)
-                for (int c = 0; c < k; c++)
-                    gram[r * k + c] += x[i, r] * x[i, c];
+                TensorPrimitives.MultiplyAdd(x, x[r], gram.AsSpan(r * k, k), gram.AsSpan(r * k, k));
+        }
 
         var inverse = new double[k * k];
         if (GramFactor.InvertFactor(gram, k, epsilon, inverse, epsilonFloor) is null)
@@ -48,9 +48,7 @@ public static class ReferenceLeverage
         for (int i = 0; i < n; i++)
             for (int r = 0; r < k; r++)
             {
-                double y = 0;
-                for (int c = 0; c <= r; c++)
-                    y += inverse[r * k + c] * x[i, c];
+                double y = TensorPrimitives.Dot<double>(inverse.AsSpan(r * k, r + 1), sketched.AsSpan(i * k, r + 1));
                 scores[i] += y * y;
             }
         return scores;

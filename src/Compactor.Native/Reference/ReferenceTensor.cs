@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Compactor.Native.Compression;
 
 namespace Compactor.Native.Reference;
@@ -25,6 +26,9 @@ internal static unsafe class ReferenceTensor
                 _ => BitConverter.Int32BitsToSingle(((ushort*)row)[d] << 16),
             };
     }
+
+    /// <summary>One row.</summary>
+    public static ReadOnlySpan<double> Row(double[,] rows, int i) => MemoryMarshal.CreateReadOnlySpan(ref rows[i, 0], rows.GetLength(1));
 
     /// <summary>Rows <paramref name="first"/> to <c>first + count - 1</c>.</summary>
     public static double[,] Slice(double[,] rows, int first, int count)

@@ -3,6 +3,7 @@ using Compactor.Native;
 using Compactor.Native.Compression;
 using Compactor.Native.Cuda;
 using Compactor.Native.Gpu;
+using Compactor.Native.Tests.Support;
 using Xunit;
 
 namespace Compactor.Gpu.Tests.Support;
@@ -43,6 +44,16 @@ internal sealed class Device : IDisposable
 
     /// <summary>How the CUDA device is opened: kernels are compiled here and now, not taken from what came with the tests.</summary>
     public static CudaOptions Options => new() { KernelFolders = [] };
+
+    /// <summary>
+    /// Cases of a theory: on a GPU every combination of an element type and both values; on the emulator, which compiles each for seconds, those that hold every pair of values,
+    /// if there are three or more of each.
+    /// </summary>
+    public static IEnumerable<(ElementType Type, TFirst First, TSecond Second)> Combine<TFirst, TSecond>(IReadOnlyList<TFirst> first, IReadOnlyList<TSecond> second) =>
+        from i in Enumerable.Range(0, first.Count)
+        from j in Enumerable.Range(0, second.Count)
+        from t in IsGpu ? Enumerable.Range(0, Arrays.FloatTypes.Length) : [(i + j) % Arrays.FloatTypes.Length]
+        select (Arrays.FloatTypes[t], first[i], second[j]);
 
     public GpuDriver Driver { get; }
 

@@ -1,4 +1,6 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using System.Text;
 using Compactor.Native.Compression;
 using Compactor.Native.Paging;
 using Compactor.Native.Reference;
@@ -340,10 +342,31 @@ internal sealed class PagedCacheModel : IDisposable
         }
     }
 
-    private static void Expect(bool condition, string message)
+    private static void Expect(bool condition, [InterpolatedStringHandlerArgument(nameof(condition))] FailureMessage message)
     {
         if (!condition)
-            throw new InvalidOperationException(message);
+            throw new InvalidOperationException(message.Text);
+    }
+
+    private static void Expect(bool condition, string message) => Expect(condition, $"{message}");
+
+    /// <summary>Made only where a condition does not hold: there are thousands a step.</summary>
+    [InterpolatedStringHandler]
+    private readonly ref struct FailureMessage
+    {
+        private readonly StringBuilder? _text;
+
+        public FailureMessage(int literalLength, int formattedCount, bool condition, out bool needed)
+        {
+            needed = !condition;
+            _text = needed ? new StringBuilder(literalLength + 8 * formattedCount) : null;
+        }
+
+        public string Text => _text!.ToString();
+
+        public void AppendLiteral(string text) => _text!.Append(text);
+
+        public void AppendFormatted<T>(T value) => _text!.Append(value);
     }
 
     private static int[] Subset(Random random, int count)

@@ -1,3 +1,4 @@
+using System.Numerics.Tensors;
 using System.Runtime.InteropServices;
 
 namespace Compactor.Native.Tests.Support;
@@ -12,15 +13,22 @@ internal static unsafe class Arrays
     public static byte[] Encode(ReadOnlySpan<float> values, ElementType type)
     {
         byte[] bytes = GC.AllocateUninitializedArray<byte>(Math.Max(1, values.Length * type.Size()), pinned: true);
-        for (int i = 0; i < values.Length; i++)
-            if (type == ElementType.Float32)
-                MemoryMarshal.Cast<byte, float>(bytes.AsSpan())[i] = values[i];
-            else if (type == ElementType.Float16)
-                MemoryMarshal.Cast<byte, Half>(bytes.AsSpan())[i] = (Half)values[i];
-            else if (type == ElementType.BFloat16)
-                MemoryMarshal.Cast<byte, ushort>(bytes.AsSpan())[i] = (ushort)(RoundToBFloat16(values[i]) >> 16);
-            else
+        switch (type)
+        {
+            case ElementType.Float32:
+                MemoryMarshal.AsBytes(values).CopyTo(bytes);
+                break;
+            case ElementType.Float16:
+                TensorPrimitives.ConvertToHalf(values, MemoryMarshal.Cast<byte, Half>(bytes.AsSpan()));
+                break;
+            case ElementType.BFloat16:
+                var upper = MemoryMarshal.Cast<byte, ushort>(bytes.AsSpan());
+                for (int i = 0; i < values.Length; i++)
+                    upper[i] = (ushort)(RoundToBFloat16(values[i]) >> 16);
+                break;
+            default:
                 throw new ArgumentOutOfRangeException(nameof(type), type, "no float format");
+        }
         return bytes;
     }
 
