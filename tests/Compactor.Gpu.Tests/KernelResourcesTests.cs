@@ -13,6 +13,9 @@ public class KernelResourcesTests
 {
     private static readonly int[] s_architectures = [80, 86, 89, 90];
 
+    // 8.9 offers a launch what 8.6 does, so that it plans the same kernels.
+    private static readonly int[] s_unlike = [80, 86, 90];
+
     private static readonly string s_table = Path.Combine(Nvrtc.Repository, "bench", "results", "kernel-resources.json");
 
     [Fact]
@@ -31,7 +34,7 @@ public class KernelResourcesTests
     [Theory(Explicit = true)]
     [InlineData("12.4")]
     [InlineData("11.8")]
-    public void Every_kernel_fits_and_does_not_spill(string version) => AssertFits(version, KernelCatalog.Models, version == "12.4" ? s_architectures : [90]);
+    public void Every_kernel_fits_and_does_not_spill(string version) => AssertFits(version, KernelCatalog.Models, version == "12.4" ? s_unlike : [90]);
 
     [Fact(Explicit = true)]
     public void The_older_compiler_does_so_for_every_architecture() => AssertFits("11.8", [KernelCatalog.Models[0]], s_architectures);
