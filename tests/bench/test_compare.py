@@ -292,7 +292,7 @@ class CommittedResults(Case):
     def test_every_kind_of_list_is_read(self):
         host = {"ProcessorName": "AMD EPYC", "LogicalCoreCount": 2}
         documents = {
-            "start-up": (committed("2026-11-26-startup.json"), lambda d: [d["demo_milliseconds"]], 1),
+            "start-up": (committed("2026-11-27-startup.json"), lambda d: [d["demo_milliseconds"]], 1),
             "stages beside peers": (committed("2026-11-26-cpu-peers.json"), lambda d: [comparison["ratios"] for comparison in d["comparisons"]], -2),
             "time against tokens": (committed("2026-11-26-cpu-scaling.json"), lambda d: [length["seconds"] for stage in d["stages"].values() for length in stage["lengths"].values()], 2),
             "launch cost": (committed("2026-11-26-launch-cost.json"), lambda d: [d["presets"]["paper"]["microseconds"]], 1),

@@ -81,7 +81,7 @@ class Tables(unittest.TestCase):
             json.dump(result, file)
         self.assertEqual(1, self.run_in(self.root, "--check")[0])
         self.run_in(self.root, "--write")
-        self.assertIn("ms | 500 (500 to 500) | 5 |", self.text())
+        self.assertIn("ms | 500 (500 to 500) | 5 | ", self.text())
 
     def test_what_a_marker_says_is_refused_where_it_is_wrong_and_nothing_is_written(self):
         before = self.text("bench/README.md")
@@ -131,14 +131,14 @@ class Tables(unittest.TestCase):
     def test_launch_cost_has_a_table_too(self):
         path = os.path.join("bench", "results", "launch.json")
         with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
-            json.dump({"benchmark": "host time", "date": "2026-01-01", "presets": {"paper": {"launches": 9, "microseconds": [20.0, 21.0, 25.0]}}}, file)
-        self.assertIn("| host time | paper, 9 launches, us | 21.0 (20.0 to 25.0) | 3 | 2026-01-01 |", self.run_in(self.root, "cpu", path)[1])
+            json.dump({"benchmark": "host time", "cpu": "a chip", "date": "2026-01-01", "presets": {"paper": {"launches": 9, "microseconds": [20.0, 21.0, 25.0]}}}, file)
+        self.assertIn("| host time | paper, 9 launches, us | 21.0 (20.0 to 25.0) | 3 | a chip | 2026-01-01 |", self.run_in(self.root, "cpu", path)[1])
 
     def test_a_name_with_wildcards_is_the_newest_file(self):
         for date, ms in (("2099-01-02", 2.5), ("2099-01-01", 1.5)):
             with open(os.path.join(self.root, "bench", "results", f"{date}-anything.json"), "w", encoding="utf-8") as file:
-                json.dump({"benchmark": "x", "date": date, "milliseconds": [ms] * 5}, file)
-        self.assertIn("| x | ms | 2.50 (2.50 to 2.50) | 5 | 2099-01-02 |", self.run_in(self.root, "cpu", "bench/results/*-anything.json")[1])
+                json.dump({"benchmark": "x", "cpu": "a chip", "date": date, "milliseconds": [ms] * 5}, file)
+        self.assertIn("| x | ms | 2.50 (2.50 to 2.50) | 5 | a chip | 2099-01-02 |", self.run_in(self.root, "cpu", "bench/results/*-anything.json")[1])
         self.assertIn("*-nothing.json cannot be read", self.run_in(self.root, "cpu", "bench/results/*-nothing.json")[2])
 
     def test_a_stage_says_what_differs_and_what_was_disturbed(self):
@@ -198,6 +198,24 @@ class Tables(unittest.TestCase):
         first, floorless = (next(o for o in operations if bool(o["floor_us"]) == has) for has in (True, False))
         self.assertIn(f"| {first['name']} | {first['tokens']:,} | {first['ours_us']['median']:.0f} | {first['floor_us']:.0f} ({first['share_of_floor']:.0%}) | ", output)
         self.assertIn(f"| {floorless['name']} | {floorless['tokens']:,} | {floorless['ours_us']['median']:.0f} |  | ", output)
+
+    def test_a_speed_on_record_says_what_was_measured_on_what_and_with_what(self):
+        found = 0
+        for path in glob.glob(os.path.join(ROOT, "bench", "results", "*.json")):
+            with open(path, encoding="utf-8") as file:
+                result = json.load(file)
+            if not isinstance(result, dict) or "benchmark" not in result or "planted" in result:
+                continue   # what a model answers, what kernels compile to, which faults are noticed: the same on every machine
+            found += 1
+            if isinstance(result["benchmark"], dict):   # a payload's
+                result = {"commit": result["version"], **result["benchmark"]}
+            with self.subTest(os.path.basename(path)):
+                device = ("device", "driver", "nvrtc") if "driver" in result else ("cpu", "cores", "dotnet")
+                for fact in ("date", "commit", *device):
+                    self.assertTrue(result.get(fact), fact)
+                self.assertTrue(os.path.basename(path).startswith(result["date"][:10]), result["date"])
+                self.assertNotIn("dirty", result["commit"])
+        self.assertGreaterEqual(found, 10)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 using System.Numerics;
 using System.Numerics.Tensors;
-using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace Compactor.Native.Compression;
@@ -217,26 +216,27 @@ public sealed unsafe class OutputError
         static double Reciprocal(double value) => value == 0 ? 0 : 1 / value;
     }
 
-    /// <summary><c>sum = weights · rows of values</c>; <paramref name="sum"/> has the rows' length.</summary>
+    /// <summary><c>sum = weights · rows of values</c>, row by row; <paramref name="sum"/> has the rows' length.</summary>
     private static void WeightedSum(ReadOnlySpan<float> values, ReadOnlySpan<int> rows, ReadOnlySpan<float> weights, Span<float> sum)
     {
         int dim = sum.Length, width = Vector<float>.Count, d = 0;
-        // Four vectors of the sum stay in registers, twice: additions of even and of odd rows do not wait for each other.
+        // Four vectors of the sum stay in registers.
         for (; d + 4 * width <= dim; d += 4 * width)
         {
-            Vector<float> s0 = default, s1 = default, s2 = default, s3 = default, t0 = default, t1 = default, t2 = default, t3 = default;
-            int i = 0;
-            for (; i + 2 <= rows.Length; i += 2)
+            Vector<float> s0 = default, s1 = default, s2 = default, s3 = default;
+            for (int i = 0; i < rows.Length; i++)
             {
-                Add(values, rows[i] * dim + d, weights[i], ref s0, ref s1, ref s2, ref s3);
-                Add(values, rows[i + 1] * dim + d, weights[i + 1], ref t0, ref t1, ref t2, ref t3);
+                var row = values.Slice(rows[i] * dim + d, 4 * width);
+                var weight = new Vector<float>(weights[i]);
+                s0 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row), s0);
+                s1 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row[width..]), s1);
+                s2 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row[(2 * width)..]), s2);
+                s3 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row[(3 * width)..]), s3);
             }
-            if (i < rows.Length)
-                Add(values, rows[i] * dim + d, weights[i], ref s0, ref s1, ref s2, ref s3);
-            (s0 + t0).CopyTo(sum[d..]);
-            (s1 + t1).CopyTo(sum[(d + width)..]);
-            (s2 + t2).CopyTo(sum[(d + 2 * width)..]);
-            (s3 + t3).CopyTo(sum[(d + 3 * width)..]);
+            s0.CopyTo(sum[d..]);
+            s1.CopyTo(sum[(d + width)..]);
+            s2.CopyTo(sum[(d + 2 * width)..]);
+            s3.CopyTo(sum[(d + 3 * width)..]);
         }
         for (; d < dim; d++)
         {
@@ -244,18 +244,6 @@ public sealed unsafe class OutputError
             for (int i = 0; i < rows.Length; i++)
                 s = MathF.FusedMultiplyAdd(weights[i], values[rows[i] * dim + d], s);
             sum[d] = s;
-        }
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        static void Add(ReadOnlySpan<float> values, int at, float factor, ref Vector<float> s0, ref Vector<float> s1, ref Vector<float> s2, ref Vector<float> s3)
-        {
-            int width = Vector<float>.Count;
-            var row = values.Slice(at, 4 * width);
-            var weight = new Vector<float>(factor);
-            s0 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row), s0);
-            s1 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row[width..]), s1);
-            s2 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row[(2 * width)..]), s2);
-            s3 = Vector.FusedMultiplyAdd(weight, new Vector<float>(row[(3 * width)..]), s3);
         }
     }
 
