@@ -38,7 +38,7 @@ cat >"$result" <<JSON
   "cores": $(nproc),
   "load_average_before": $load,
   "os": "$(uname -sr)",
-  "dotnet": "$(dotnet --version)",
+  "dotnet": "$(dotnet --list-runtimes | sed -n 's/^Microsoft\.NETCore\.App \([^ ]*\).*/\1/p' | tail -n 1)",
 $(IFS=$'\n'; sed '$!s/$/,/' <<<"${lists[*]}")
 }
 JSON

@@ -15,6 +15,7 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
     private readonly CuBlas? _blas;
     private readonly List<CudaGraph> _graphs = [];
     private readonly nint _start, _end;
+    private readonly (string Name, string Value)[] _facts;
 
     public CudaBenchDevice(CudaOptions options)
     {
@@ -39,7 +40,7 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
         }
         (CacheBytes, _start, _end) = (cache, start, end);
         string module = "/proc/driver/nvidia/version";
-        Facts =
+        _facts =
         [
             ("device", driver.Description),
             ("driver", File.Exists(module) ? File.ReadLines(module).First() : $"CUDA {_driver.Version}"),
@@ -52,7 +53,8 @@ internal sealed unsafe class CudaBenchDevice : BenchDevice
 
     public override GpuBackend? Portable { get; }
 
-    public override IReadOnlyList<(string Name, string Value)> Facts { get; }
+    /// <summary>What compiled the kernels, which kept ones may have another version of than the library that is found, once there are any.</summary>
+    public override IReadOnlyList<(string Name, string Value)> Facts => Backend.Compiler is { Length: > 0 } compiler ? [.. _facts, ("compiler", compiler)] : _facts;
 
     public override long CacheBytes { get; }
 

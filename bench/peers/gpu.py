@@ -9,7 +9,6 @@ import json
 import math
 import os
 import random
-import re
 import statistics
 import subprocess
 import sys
@@ -112,15 +111,17 @@ class Bench:
         self.kvpress, self.vllm = peers.KvPress(arguments.kvpress), peers.CompactorVllm(arguments.compactor_vllm)
         version = c.CDLL(arguments.library).compactor_version
         version.restype = c.c_char_p
-        info = cp.BackendInfo()
-        self.library.backend_describe(self.backend, c.byref(info))
-        compiler = re.search(r", NVRTC ([0-9.]+)$", info.description.decode())
         self.cache_bytes = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 50 << 20) if self.cuda else 0
-        self.result = {"benchmark": "GPU operations beside peers", "date": datetime.date.today().isoformat(), "commit": arguments.commit or revision(os.path.dirname(os.path.abspath(__file__))), "backend": info.description.decode(),
-                       "device": torch.cuda.get_device_name() if self.cuda else "cpu", "driver": driver() if self.cuda else None, "nvrtc": compiler and compiler[1], "torch": torch.__version__,
+        self.result = {"benchmark": "GPU operations beside peers", "date": datetime.date.today().isoformat(), "commit": arguments.commit or revision(os.path.dirname(os.path.abspath(__file__))), "backend": self.described().description.decode(),
+                       "device": torch.cuda.get_device_name() if self.cuda else "cpu", "driver": driver() if self.cuda else None, "compiler": None, "torch": torch.__version__,
                        "library": version().decode(), "cuda": torch.version.cuda, "cache_bytes": self.cache_bytes, "repeats": REPEATS,
                        "peers": {"kvpress": self.kvpress.note, "compactor-vllm": self.vllm.note},
                        "peers_commits": {"kvpress": arguments.kvpress and revision(arguments.kvpress), "compactor-vllm": arguments.compactor_vllm and revision(arguments.compactor_vllm)}, "operations": [], "failures": [], "not_measured": []}
+
+    def described(self):
+        info = cp.BackendInfo()
+        self.library.backend_describe(self.backend, c.byref(info))
+        return info
 
     def over(self):
         return time.monotonic() - self.start > self.arguments.seconds
@@ -199,6 +200,7 @@ class Bench:
             print(f"  {rival} did not run: {reason}", flush=True)
 
     def save(self):
+        self.result["compiler"] = self.described().compiler.decode() or None   # of the kernels loaded by now
         if self.arguments.json:
             with open(self.arguments.json + ".part", "w") as file:
                 json.dump(self.result, file, indent=1)

@@ -1,6 +1,7 @@
 using System.Runtime.InteropServices;
 using System.Text.Unicode;
 using Compactor.Native.Cpu;
+using Compactor.Native.Gpu;
 
 namespace Compactor.Abi;
 
@@ -27,8 +28,9 @@ internal static unsafe partial class Exports
             Threads = cpu?.Threads ?? 0,
             SimdBits = (int)(cpu?.Width ?? 0),
         };
-        // cut at a whole character; the rest of the field stays 0
+        // cut at a whole character; the rest of a field stays 0
         Utf8.FromUtf16(operations.Description, new Span<byte>(described.Description, BackendInfo.DescriptionBytes - 1), out _, out _);
+        Utf8.FromUtf16((operations as GpuBackend)?.Compiler ?? "", new Span<byte>(described.Compiler, BackendInfo.CompilerBytes - 1), out _, out _);
         Arguments.Fill(info, described);
     });
 

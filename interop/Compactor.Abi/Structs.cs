@@ -23,13 +23,14 @@ internal unsafe struct BackendOptions : IGrowing
 [StructLayout(LayoutKind.Sequential)]
 internal unsafe struct BackendInfo : IGrowing
 {
-    public static int FirstSize => 192;
+    public static int FirstSize => 128;
 
-    public const int DescriptionBytes = 176;
+    public const int DescriptionBytes = 112, CompilerBytes = 48;
 
     public uint StructSize;
     public int Kind, Threads, SimdBits;
     public fixed byte Description[DescriptionBytes];
+    public fixed byte Compiler[CompilerBytes];
 }
 
 [StructLayout(LayoutKind.Sequential)]

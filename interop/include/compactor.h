@@ -169,7 +169,8 @@ typedef struct compactor_backend_info {
     int32_t kind;          /* COMPACTOR_BACKEND_CUDA or _CPU */
     int32_t threads;       /* CPU: threads in use */
     int32_t simd_bits;     /* CPU: vector width in use */
-    char description[176]; /* what it runs on, for people: the device, its driver and the compiler of its kernels; ends with '\0' */
+    char description[112]; /* what it runs on, for people; ends with '\0' */
+    char compiler[48];     /* CUDA: what compiled the kernels loaded so far, here and now or ahead of time, "NVRTC 13.0"; empty for the CPU; ends with '\0' */
 } compactor_backend_info;
 
 /*

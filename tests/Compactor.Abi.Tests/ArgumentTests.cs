@@ -56,11 +56,35 @@ public sealed unsafe class ArgumentTests
         Assert.StartsWith("options.leverage_chunk is 3; use 64 to 4096", LastError, StringComparison.Ordinal);
     }
 
-    [Fact]
-    public void Structs_are_as_large_as_when_they_were_first_published()
+    /// <summary>Of ABI version 1's first header. These never change: programs were compiled with them.</summary>
+    private static readonly Dictionary<string, int> s_firstSizes = new()
     {
-        foreach (var type in typeof(Exports).Assembly.GetTypes().Where(type => typeof(IGrowing).IsAssignableFrom(type) && type.IsValueType))
-            Assert.Equal((type, Marshal.SizeOf(type)), (type, (int)type.GetProperty(nameof(IGrowing.FirstSize))!.GetValue(null)!));
+        ["BackendOptions"] = 40, ["BackendInfo"] = 128, ["Options"] = 120, ["Budget"] = 16, ["Shape"] = 48, ["PlanInfo"] = 48, ["Tensor"] = 64, ["Rotary"] = 72, ["Layer"] = 72,
+        ["CacheOptions"] = 32, ["CacheInfo"] = 48, ["TablesInfo"] = 96, ["PagedView"] = 72, ["DecodeOptions"] = 24, ["Calibration"] = 32, ["CalibrationSample"] = 32,
+    };
+
+    [Fact]
+    public void Structs_of_the_first_header_are_taken_and_only_grow()
+    {
+        var structs = typeof(Exports).Assembly.GetTypes().Where(type => typeof(IGrowing).IsAssignableFrom(type) && type.IsValueType).ToList();
+        Assert.Equal(s_firstSizes, structs.ToDictionary(type => type.Name, type => (int)type.GetProperty(nameof(IGrowing.FirstSize))!.GetValue(null)!));
+        Assert.All(structs, type => Assert.True(Marshal.SizeOf(type) >= s_firstSizes[type.Name], type.Name));
+    }
+
+    [Fact]
+    public void A_backend_describes_itself_to_a_program_of_the_first_header()
+    {
+        byte* memory = stackalloc byte[sizeof(BackendInfo)];
+        new Span<byte>(memory, sizeof(BackendInfo)).Fill(0xCD);
+        var info = (BackendInfo*)memory;
+        info->StructSize = 128;
+        var options = new BackendOptions { StructSize = (uint)sizeof(BackendOptions), Kind = Backend.Cpu };
+        ulong backend;
+        Assert.Equal(Status.Ok, ((delegate* unmanaged<BackendOptions*, ulong*, Status>)&Exports.BackendOpen)(&options, &backend));
+        Assert.Equal(Status.Ok, ((delegate* unmanaged<ulong, BackendInfo*, Status>)&Exports.BackendDescribe)(backend, info));
+        Assert.Equal(Status.Ok, ((delegate* unmanaged<ulong, Status>)&Exports.BackendClose)(backend));
+        Assert.StartsWith("CPU, ", Marshal.PtrToStringUTF8((nint)info->Description), StringComparison.Ordinal);
+        Assert.All(new Span<byte>(memory + 128, sizeof(BackendInfo) - 128).ToArray(), value => Assert.Equal(0xCD, value));
     }
 
     [Fact]

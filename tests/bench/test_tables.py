@@ -205,12 +205,12 @@ class Tables(unittest.TestCase):
             with open(path, encoding="utf-8") as file:
                 result = json.load(file)
             if not isinstance(result, dict) or "benchmark" not in result or "planted" in result:
-                continue   # what a model answers, what kernels compile to, which faults are noticed: the same on every machine
+                continue   # what a model answers, what kernels compile to, which faults are noticed: the same on every machine; BenchmarkDotNet's own files
             found += 1
             if isinstance(result["benchmark"], dict):   # a payload's
                 result = {"commit": result["version"], **result["benchmark"]}
             with self.subTest(os.path.basename(path)):
-                device = ("device", "driver", "nvrtc") if "driver" in result else ("cpu", "cores", "dotnet")
+                device = ("device", "driver", "compiler" if "compiler" in result else "nvrtc") if "driver" in result else ("cpu", "cores", "dotnet")
                 for fact in ("date", "commit", *device):
                     self.assertTrue(result.get(fact), fact)
                 self.assertTrue(os.path.basename(path).startswith(result["date"][:10]), result["date"])

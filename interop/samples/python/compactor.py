@@ -25,7 +25,7 @@ def _struct(name, *fields):
 
 
 BackendOptions = _struct("BackendOptions", ("kind", _i32), ("device", _i32), ("threads", _i32), ("simd_bits", _i32), ("reserved", _i32), ("context", _ptr), ("stream", _ptr))
-BackendInfo = _struct("BackendInfo", ("kind", _i32), ("threads", _i32), ("simd_bits", _i32), ("description", c.c_char * 176))
+BackendInfo = _struct("BackendInfo", ("kind", _i32), ("threads", _i32), ("simd_bits", _i32), ("description", c.c_char * 112), ("compiler", c.c_char * 48))
 Options = _struct(
     "Options", ("sketch_dimension", _i32), ("sketch_sharing", _i32), ("center_keys", _i32), ("leverage_chunk", _i32), ("leverage_scope", _i32), ("epsilon", _f64),
     ("attention_chunk", _i32), ("group_reduction", _i32), ("attention_scale", _f64), ("weight_by_value_norm", _i32), ("pool_width", _i32), ("attention_scope", _i32),

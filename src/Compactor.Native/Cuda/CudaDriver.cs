@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Collections.Immutable;
 using System.Diagnostics.CodeAnalysis;
 using Compactor.Native.Gpu;
 
@@ -18,7 +19,7 @@ internal sealed unsafe class CudaDriver : GpuDriver
     private readonly ConcurrentDictionary<KernelVariant, Lazy<CudaKernel>> _kernels = [];
     private readonly ConcurrentDictionary<KernelVariant, Lazy<bool>> _specific = [];
     private readonly Action<string> _announce;
-    private Version? _compiler;
+    private ImmutableSortedSet<Version> _compilers = [];
 
     private CudaDriver(CudaContext context, KernelLibrary library, Version version, CudaOptions options)
     {
@@ -63,10 +64,10 @@ internal sealed unsafe class CudaDriver : GpuDriver
         }
     }
 
-    /// <summary>The device, its driver, and the compiler of the first kernel that was loaded, here or when it was compiled ahead.</summary>
     public override string Description =>
-        $"{_context.Name}, compute capability {Limits.Architecture / 10}.{Limits.Architecture % 10}, {Limits.Multiprocessors} multiprocessors, {_context.TotalMemory >> 30} GiB, driver CUDA {_version}"
-        + (_compiler is null ? "" : $", NVRTC {_compiler}");
+        $"{_context.Name}, compute capability {Limits.Architecture / 10}.{Limits.Architecture % 10}, {Limits.Multiprocessors} multiprocessors, {_context.TotalMemory >> 30} GiB, driver CUDA {_version}";
+
+    public override string Compiler => _compilers.IsEmpty ? "" : $"NVRTC {string.Join(", ", _compilers)}";
 
     public override GpuLimits Limits { get; }
 
@@ -181,7 +182,7 @@ internal sealed unsafe class CudaDriver : GpuDriver
                         _ => "",
                     });
             }
-        _compiler ??= code.Nvrtc;
+        ImmutableInterlocked.Update(ref _compilers, (set, version) => set.Add(version), code.Nvrtc);
         return new ModuleHandle(_context, module);
     }
 }

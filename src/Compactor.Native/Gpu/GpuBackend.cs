@@ -60,6 +60,9 @@ public sealed unsafe partial class GpuBackend : KvBackend
     /// <inheritdoc/>
     public override string Description => _driver.Description;
 
+    /// <summary>What compiled the kernels that were loaded so far, here and now or ahead of time: <c>NVRTC 13.0</c>, or several versions where kept kernels are of another.</summary>
+    public string Compiler => _driver.Compiler;
+
     /// <inheritdoc/>
     public override BackendBuffer<T> Allocate<T>(long length) => new GpuBuffer<T>(_driver, _stream, length);
 

@@ -9,6 +9,9 @@ internal abstract unsafe class GpuDriver : IDisposable
     /// <summary>What it runs on, for people.</summary>
     public abstract string Description { get; }
 
+    /// <summary>What compiled the kernels that were loaded so far, here and now or ahead of time, with its versions; empty where none was.</summary>
+    public virtual string Compiler => "";
+
     /// <summary>What the device offers to a launch.</summary>
     public abstract GpuLimits Limits { get; }
 

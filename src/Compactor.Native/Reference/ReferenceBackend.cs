@@ -6,7 +6,7 @@ namespace Compactor.Native.Reference;
 
 /// <summary>
 /// The method in float64, one sequence and one head at a time, written to be read beside the paper (arXiv 2507.08143): the oracle that
-/// every other backend is tested against. Slow on purpose.
+/// every other backend is tested against.
 /// </summary>
 public sealed partial class ReferenceBackend : KvBackend
 {

@@ -29,8 +29,7 @@ public static class ReferenceLeverage
                 mean[d] /= n;
             }
 
-        double[] sketch = new double[dim * k], sketched = new double[n * k], gram = new double[k * k];
-        TensorPrimitives.ConvertTruncating(phi, sketch);
+        double[] sketch = Array.ConvertAll(phi.ToArray(), element => (double)element), sketched = new double[n * k], gram = new double[k * k];
         for (int i = 0; i < n; i++)
         {
             var x = sketched.AsSpan(i * k, k);

@@ -144,7 +144,7 @@ static void present(void)
     compactor_backend_info info = { .struct_size = sizeof info };
     expect(open_with(COMPACTOR_BACKEND_CUDA, (void *)0x77, (void *)0x780, &backend) == COMPACTOR_OK, "cuda opens in a context and on a stream of the caller's");
     expect(compactor_backend_describe(backend, &info) == COMPACTOR_OK && info.kind == COMPACTOR_BACKEND_CUDA && strstr(info.description, "Fake GPU") != NULL
-           && info.threads == 0 && info.simd_bits == 0, "and says what it is");
+           && info.threads == 0 && info.simd_bits == 0 && strncmp(info.compiler, "NVRTC ", 6) == 0, "and says what it is, and what compiled its kernels");
     expect(get_retained() == 0, "the primary context is left alone");
     compactor_cache cache = new_cache(backend);
     expect(get_context() == (void *)0x77 && get_stream() == (void *)0x780 && get_depth() == 0, "work goes to them");

@@ -31,7 +31,8 @@ public sealed unsafe class CudaDriverTests : IDisposable
     {
         using (var backend = GpuBackend.Open(Options()))
         {
-            Assert.Equal("Fake GPU, compute capability 9.0, 132 multiprocessors, 80 GiB, driver CUDA 12.4, NVRTC 12.4", backend.Description);
+            Assert.Equal("Fake GPU, compute capability 9.0, 132 multiprocessors, 80 GiB, driver CUDA 12.4", backend.Description);
+            Assert.Equal("NVRTC 12.4", backend.Compiler);
             using var buffer = backend.Allocate<int>(1000);
             int[] values = [.. Enumerable.Range(0, 1000)];
             backend.Upload<int>(values, buffer.View);

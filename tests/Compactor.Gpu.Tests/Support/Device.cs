@@ -17,6 +17,9 @@ internal sealed class Device : IDisposable
     /// <summary><c>cuda</c>, or <c>emulator</c>, which is meant where it is not set.</summary>
     public const string Choice = "COMPACTOR_TEST_DEVICE";
 
+    /// <summary><c>all</c> for every combination on the emulator, too.</summary>
+    public const string Cases = "COMPACTOR_TEST_CASES";
+
     // The last driver that is closed would take the device's context with it, which takes long to make.
     private static readonly Lazy<CudaDriver> s_context = new(() => CudaDriver.Open(Options));
 
@@ -45,22 +48,22 @@ internal sealed class Device : IDisposable
     /// <summary>How the CUDA device is opened: kernels are compiled here and now, not taken from what came with the tests.</summary>
     public static CudaOptions Options => new() { KernelFolders = [] };
 
-    /// <summary>
-    /// Cases of a theory: on a GPU every combination of an element type and both values; on the emulator, which compiles each for seconds, those that hold every pair of values,
-    /// if there are three or more of each.
-    /// </summary>
-    public static IEnumerable<(ElementType Type, TFirst First, TSecond Second)> Combine<TFirst, TSecond>(IReadOnlyList<TFirst> first, IReadOnlyList<TSecond> second) =>
-        from i in Enumerable.Range(0, first.Count)
-        from j in Enumerable.Range(0, second.Count)
-        from t in IsGpu ? Enumerable.Range(0, Arrays.FloatTypes.Length) : [(i + j) % Arrays.FloatTypes.Length]
-        select (Arrays.FloatTypes[t], first[i], second[j]);
-
     public GpuDriver Driver { get; }
 
     /// <summary>The caller's stream.</summary>
     public GpuStream Stream { get; }
 
     public GpuBackend Backend { get; }
+
+    /// <summary>
+    /// Cases of a theory: on a GPU, and where the environment variable <see cref="Cases"/> says <c>all</c>, every combination of an element type and both values; on the emulator, which compiles
+    /// each for seconds, every pair of the two with the types in turn along both, so that each type meets each value where there are three or more.
+    /// </summary>
+    public static IEnumerable<(ElementType Type, TFirst First, TSecond Second)> Combine<TFirst, TSecond>(IReadOnlyList<TFirst> first, IReadOnlyList<TSecond> second) =>
+        from i in Enumerable.Range(0, first.Count)
+        from j in Enumerable.Range(0, second.Count)
+        from t in IsGpu || Environment.GetEnvironmentVariable(Cases) == "all" ? Enumerable.Range(0, Arrays.FloatTypes.Length) : [(i + j) % Arrays.FloatTypes.Length]
+        select (Arrays.FloatTypes[t], first[i], second[j]);
 
     /// <summary>Skips the test on a GPU.</summary>
     /// <param name="reason">What only the emulator does.</param>

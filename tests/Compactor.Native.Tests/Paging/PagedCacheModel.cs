@@ -350,7 +350,7 @@ internal sealed class PagedCacheModel : IDisposable
 
     private static void Expect(bool condition, string message) => Expect(condition, $"{message}");
 
-    /// <summary>Made only where a condition does not hold: there are thousands a step.</summary>
+    /// <summary>A message that is made where a condition does not hold: of the thousands a step, making each took a fifth of the time.</summary>
     [InterpolatedStringHandler]
     private readonly ref struct FailureMessage
     {

@@ -31,7 +31,7 @@ internal sealed class TestLayer
 
     public static TestLayer Random(int seed, int[] lengths, int queryHeads, int kvHeads, int dim, ElementType type = ElementType.Float32, float bias = 1)
     {
-        ulong state = (ulong)seed;
+        var random = new SplitMix((ulong)seed);
         var shape = new LayerShape(Offsets(lengths), queryHeads, kvHeads, dim, type);
         float[] scales = [.. Enumerable.Range(0, dim).Select(i => 2f / (1 + i % 16))];
         float[] center = Draw(dim, _ => bias);
@@ -45,22 +45,9 @@ internal sealed class TestLayer
         float[] Draw(int count, Func<int, float> scale)
         {
             var values = new float[count];
-            ulong next = state;
             for (int i = 0; i < count; i++)
-                values[i] = scale(i) * Normal(ref next);
-            state = next;
+                values[i] = scale(i) * random.Normal();
             return values;
-        }
-
-        // Nearly, of variance 1: four uniform numbers of 16 bits, the parts of one of SplitMix64. Logarithms and cosines would take more time than most tests do.
-        static float Normal(ref ulong state)
-        {
-            ulong bits = state += 0x9E3779B97F4A7C15;
-            bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9;
-            bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB;
-            bits ^= bits >> 31;
-            int sum = (int)(bits & 0xFFFF) + (int)((bits >> 16) & 0xFFFF) + (int)((bits >> 32) & 0xFFFF) + (int)(bits >> 48);
-            return (sum - 2 * 65535) * (1.7320508f / 65536);
         }
     }
 
