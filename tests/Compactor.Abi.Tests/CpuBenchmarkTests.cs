@@ -69,6 +69,30 @@ public class CpuBenchmarkTests
         }
     }
 
+    [Fact(Explicit = true)]
+    public void Suites_measure_stages_the_paged_cache_and_the_boundary()
+    {
+        string folder = Directory.CreateTempSubdirectory("compactor-suites-").FullName;
+        try
+        {
+            Command.Run("dotnet", [s_benchmarks, "suites", "--library", NativeBuild.Library, "--job", "dry", "--exporters", "json", "--artifacts", folder,
+                "--filter", "*StageBenchmarks*N: 1024, Type: BFloat16, Threads: 2*", "*PagedCacheBenchmarks*", "*AbiBenchmarks*"]);
+            var measured = Directory.GetFiles(Path.Combine(folder, "results"), "*-report-full-compressed.json").SelectMany(file =>
+            {
+                using var json = JsonDocument.Parse(File.ReadAllText(file));
+                return json.RootElement.GetProperty("Benchmarks").EnumerateArray()
+                    .Select(b => (Suite: b.GetProperty("Type").GetString(), Name: b.GetProperty("Method").GetString(), Median: b.GetProperty("Statistics") is { ValueKind: JsonValueKind.Object } found ? found.GetProperty("Median").GetDouble() : 0)).ToList();
+            }).ToList();
+            Assert.Equal(["AbiBenchmarks", "PagedCacheBenchmarks", "StageBenchmarks"], measured.Select(m => m.Suite).Distinct().Order());
+            Assert.All(measured, m => Assert.True(m.Median > 0, $"{m.Suite}.{m.Name} was not measured"));
+            Assert.All(["LeverageWhole", "AttentionScores", "Fuse", "SelectSequence", "CompactKeysAndValues"], stage => Assert.Contains(stage, measured.Select(m => m.Name)));
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
     [Theory]
     [InlineData("--tokens is 100; use a multiple of 256", "peers", "attention", "--tokens", "100")]
     [InlineData("--pairs is 0; use 1 or more", "peers", "select", "--pairs", "0")]
