@@ -6,6 +6,7 @@ set -euo pipefail
 result=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/.."
 read -r load _ </proc/loadavg
+commit=$(git describe --always --dirty --exclude="*" 2>/dev/null | sed 's/.*/"&"/' | grep . || echo null)   # before the result is written, which may be a tracked file
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 dotnet publish src/Compactor.Cli -c Release -r linux-x64 -o "$folder/native" --nologo -v quiet
@@ -33,7 +34,7 @@ cat >"$result" <<JSON
 {
   "benchmark": "wall time of a published tool, start-up included",
   "date": "$(date -u +%F)",
-  "commit": $(git describe --always --dirty --exclude="*" 2>/dev/null | sed 's/.*/"&"/' | grep . || echo null),
+  "commit": $commit,
   "cpu": "${cpu//\"/}",
   "cores": $(nproc),
   "load_average_before": $load,
