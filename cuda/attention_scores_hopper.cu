@@ -294,7 +294,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
             mbarrier_init(base + KEYS_READY + i * 8, THREADS);
             mbarrier_init(base + SUMS_READY + i * 8, WARPS);
         }
-        fence_async_proxy();
     }
     __syncthreads();
 
@@ -304,8 +303,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
         copy_keys(p, item, base, 0, KEY_PASSES, thread);
         copy_queries(p, item, first_tile(item.count, group), tile_row, quad, queries_at);
         cp_async_commit();
-        land_keys(p, item, blockIdx.x, base, base + KEYS_READY, thread);   // and these queries
-        __syncwarp();
+        land_keys(p, item, blockIdx.x, base, base + KEYS_READY, thread);   // and these queries: who has waited for the keys of all threads may take them
         if (lane == 0)
         {
             mbarrier_arrive(base + TURN + group * 8);
