@@ -32,7 +32,7 @@ public class PagingTests
     };
 
     public static TheoryData<ElementType, int, int> MoreAttentionCases =>
-        [.. Device.Combine([64, 80, 96, 128, 256], [1, 7, 16])];
+        [.. from type in Arrays.FloatTypes from dim in (int[])[64, 80, 96, 128, 256] from @group in (int[])[1, 7, 16] select (type, dim, @group)];
 
     [Theory]
     [MemberData(nameof(AttentionCases))]

@@ -27,7 +27,13 @@ public class ScoringTests
         { ElementType.BFloat16, 96, 128 },
     };
 
-    public static TheoryData<ElementType, int, int> MoreLeverageCases => [.. Device.Combine([64, 80, 96, 128, 256], [16, 48, 64, 128])];
+    public static TheoryData<ElementType, int, int> MoreLeverageCases =>
+    [
+        .. from type in Arrays.FloatTypes
+           from dim in (int[])[64, 80, 96, 128, 256]
+           from k in (int[])[16, 48, 64, 128]
+           select (type, dim, k),
+    ];
 
     [Theory]
     [MemberData(nameof(LeverageCases))]
@@ -76,7 +82,12 @@ public class ScoringTests
     };
 
     public static TheoryData<ElementType, int, int, int> MoreAttentionCases =>
-        [.. from c in Device.Combine([64, 80, 96, 128, 256], [(1, 64), (3, 130), (16, 256), (2, 512)]) select (c.Type, c.First, c.Second.Item1, c.Second.Item2)];
+    [
+        .. from type in Arrays.FloatTypes
+           from dim in (int[])[64, 80, 96, 128, 256]
+           from shape in ((int, int)[])[(1, 64), (3, 130), (16, 256), (2, 512)]
+           select (type, dim, shape.Item1, shape.Item2),
+    ];
 
     [Theory]
     [MemberData(nameof(AttentionCases))]

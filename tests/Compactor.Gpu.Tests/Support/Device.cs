@@ -3,7 +3,6 @@ using Compactor.Native;
 using Compactor.Native.Compression;
 using Compactor.Native.Cuda;
 using Compactor.Native.Gpu;
-using Compactor.Native.Tests.Support;
 using Xunit;
 
 namespace Compactor.Gpu.Tests.Support;
@@ -16,9 +15,6 @@ internal sealed class Device : IDisposable
 {
     /// <summary><c>cuda</c>, or <c>emulator</c>, which is meant where it is not set.</summary>
     public const string Choice = "COMPACTOR_TEST_DEVICE";
-
-    /// <summary><c>all</c> for every combination on the emulator, too.</summary>
-    public const string Cases = "COMPACTOR_TEST_CASES";
 
     // The last driver that is closed would take the device's context with it, which takes long to make.
     private static readonly Lazy<CudaDriver> s_context = new(() => CudaDriver.Open(Options));
@@ -54,16 +50,6 @@ internal sealed class Device : IDisposable
     public GpuStream Stream { get; }
 
     public GpuBackend Backend { get; }
-
-    /// <summary>
-    /// Cases of a theory: on a GPU, and where the environment variable <see cref="Cases"/> says <c>all</c>, every combination of an element type and both values; on the emulator, which compiles
-    /// each for seconds, every pair of the two with the types in turn along both, so that each type meets each value where there are three or more.
-    /// </summary>
-    public static IEnumerable<(ElementType Type, TFirst First, TSecond Second)> Combine<TFirst, TSecond>(IReadOnlyList<TFirst> first, IReadOnlyList<TSecond> second) =>
-        from i in Enumerable.Range(0, first.Count)
-        from j in Enumerable.Range(0, second.Count)
-        from t in IsGpu || Environment.GetEnvironmentVariable(Cases) == "all" ? Enumerable.Range(0, Arrays.FloatTypes.Length) : [(i + j) % Arrays.FloatTypes.Length]
-        select (Arrays.FloatTypes[t], first[i], second[j]);
 
     /// <summary>Skips the test on a GPU.</summary>
     /// <param name="reason">What only the emulator does.</param>

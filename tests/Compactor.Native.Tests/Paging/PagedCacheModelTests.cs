@@ -12,10 +12,8 @@ public class PagedCacheModelTests
     [MemberData(nameof(Types))]
     public void Ten_thousand_random_operations_lose_double_and_leak_nothing(ElementType type) => Check(type, blocks: 90, steps: 10_000, seed: 20250708);
 
-    // In four histories, side by side.
     [Fact(Explicit = true)]
-    public void A_million_random_operations_lose_double_and_leak_nothing() =>
-        Parallel.For(0, 4, seed => Check(ElementType.BFloat16, blocks: 120, steps: 250_000, seed, everything: 1000));
+    public void A_million_random_operations_lose_double_and_leak_nothing() => Check(ElementType.BFloat16, blocks: 120, steps: 1_000_000, seed: 1, everything: 1000);
 
     [Fact]
     public void A_failing_list_is_shrunk()

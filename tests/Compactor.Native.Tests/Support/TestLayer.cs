@@ -31,7 +31,7 @@ internal sealed class TestLayer
 
     public static TestLayer Random(int seed, int[] lengths, int queryHeads, int kvHeads, int dim, ElementType type = ElementType.Float32, float bias = 1)
     {
-        var random = new SplitMix((ulong)seed);
+        var random = new Random(seed);
         var shape = new LayerShape(Offsets(lengths), queryHeads, kvHeads, dim, type);
         float[] scales = [.. Enumerable.Range(0, dim).Select(i => 2f / (1 + i % 16))];
         float[] center = Draw(dim, _ => bias);
@@ -46,7 +46,7 @@ internal sealed class TestLayer
         {
             var values = new float[count];
             for (int i = 0; i < count; i++)
-                values[i] = scale(i) * random.Normal();
+                values[i] = scale(i) * (float)(Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble()));
             return values;
         }
     }
