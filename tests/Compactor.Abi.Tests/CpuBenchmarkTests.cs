@@ -75,7 +75,7 @@ public class CpuBenchmarkTests
         string folder = Directory.CreateTempSubdirectory("compactor-suites-").FullName;
         try
         {
-            Command.Run("dotnet", [s_benchmarks, "suites", "--library", NativeBuild.Library, "--job", "dry", "--exporters", "json", "--artifacts", folder,
+            Command.Run("dotnet", [s_benchmarks, "suites", "--library", NativeBuild.Library, "--inProcess", "--job", "dry", "--exporters", "json", "--artifacts", folder,
                 "--filter", "*StageBenchmarks*N: 1024, Type: BFloat16, Threads: 2*", "*PagedCacheBenchmarks*", "*AbiBenchmarks*"]);
             var measured = Directory.GetFiles(Path.Combine(folder, "results"), "*-report-full-compressed.json").SelectMany(file =>
             {
@@ -86,6 +86,21 @@ public class CpuBenchmarkTests
             Assert.Equal(["AbiBenchmarks", "PagedCacheBenchmarks", "StageBenchmarks"], measured.Select(m => m.Suite).Distinct().Order());
             Assert.All(measured, m => Assert.True(m.Median > 0, $"{m.Suite}.{m.Name} was not measured"));
             Assert.All(["LeverageWhole", "AttentionScores", "Fuse", "SelectSequence", "CompactKeysAndValues"], stage => Assert.Contains(stage, measured.Select(m => m.Name)));
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    [Fact]
+    public void Suites_that_were_not_built_are_a_failure()
+    {
+        string folder = Directory.CreateTempSubdirectory("compactor-suites-").FullName;
+        try
+        {
+            // no project lies in that folder
+            Assert.Contains("Not measured: PagedCacheBenchmarks.CreateAndFree:", Command.Run("dotnet", [s_benchmarks, "suites", "--job", "dry", "--filter", "*PagedCacheBenchmarks.CreateAndFree*"], folder, exitCode: 1));
         }
         finally
         {
