@@ -3,12 +3,14 @@
 # Prints every run, in ms, and the medians.
 #   bash bench/startup.sh [RESULT.json]
 set -euo pipefail
-result=${1:+$(realpath -m "$1")}
+[ $# -le 1 ] && [[ ${1:-} != -* ]] || { echo "usage: bash bench/startup.sh [RESULT.json]" >&2; exit 2; }
+result=${1:+$(realpath -m -- "$1")}
+[ -z "$result" ] || { : >>"$result"; } 2>/dev/null || { echo "bench/startup.sh: $result cannot be written" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 read -r load _ </proc/loadavg
 commit=$(git describe --always --dirty --exclude="*" 2>/dev/null | sed 's/.*/"&"/' | grep . || echo null)   # before the result is written, which may be a tracked file
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+trap 'rm -rf "$folder"; [ -z "$result" ] || [ -s "$result" ] || rm -f "$result"' EXIT
 dotnet publish src/Compactor.Cli -c Release -r linux-x64 -o "$folder/native" --nologo -v quiet
 dotnet publish src/Compactor.Cli -c Release -o "$folder/jit" --nologo -v quiet
 lists=()

@@ -58,6 +58,7 @@ internal static class HostBenchmark
         int most = config.MaxPositions - DecodedTokens;
         if (most < BlockSize)
             throw Refused($"{model.Name} has {config.MaxPositions} positions; use a model with {BlockSize + DecodedTokens} or more.");
+        lengths = [.. lengths.Distinct()];
         foreach (int length in lengths)
             if (length < BlockSize || length > most)
                 throw Refused($"--tokens is {length}; {model.Name} has {config.MaxPositions} positions, {DecodedTokens} of them for decoding: use {BlockSize} to {most}.");

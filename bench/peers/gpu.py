@@ -111,10 +111,11 @@ class Bench:
         self.kvpress, self.vllm = peers.KvPress(arguments.kvpress), peers.CompactorVllm(arguments.compactor_vllm)
         version = c.CDLL(arguments.library).compactor_version
         version.restype = c.c_char_p
+        library, _, commit = version().decode().partition("+")
         self.cache_bytes = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 50 << 20) if self.cuda else 0
-        self.result = {"benchmark": "GPU operations beside peers", "date": datetime.date.today().isoformat(), "commit": arguments.commit or revision(os.path.dirname(os.path.abspath(__file__))), "backend": self.described().description.decode(),
+        self.result = {"benchmark": "GPU operations beside peers", "date": datetime.date.today().isoformat(), "commit": arguments.commit or commit or None, "backend": self.described().description.decode(),
                        "device": torch.cuda.get_device_name() if self.cuda else "cpu", "driver": driver() if self.cuda else None, "compiler": None, "torch": torch.__version__,
-                       "library": version().decode(), "cuda": torch.version.cuda, "cache_bytes": self.cache_bytes, "repeats": REPEATS,
+                       "library": library, "cuda": torch.version.cuda, "cache_bytes": self.cache_bytes, "repeats": REPEATS,
                        "peers": {"kvpress": self.kvpress.note, "compactor-vllm": self.vllm.note},
                        "peers_commits": {"kvpress": arguments.kvpress and revision(arguments.kvpress), "compactor-vllm": arguments.compactor_vllm and revision(arguments.compactor_vllm)}, "operations": [], "failures": [], "not_measured": []}
 
@@ -254,12 +255,25 @@ def main():
     parser.add_argument("--json", help="file to write; rewritten after every operation")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--only", nargs="+", help="operations whose names hold one of these")
-    parser.add_argument("--commit", help="what the library was built from; the commit of the checkout that this script lies in unless given")
+    parser.add_argument("--commit", help="what the library was built from, where it does not say so itself")
     parser.add_argument("--kvpress", help="checkout of kvpress (the folder that holds the package)")
     parser.add_argument("--compactor-vllm", help="the src folder of a checkout of compactor-vllm")
     arguments = parser.parse_args()
+    arguments.tokens = list(dict.fromkeys(arguments.tokens))
+    arguments.model = list(dict.fromkeys(arguments.model))
     if any(tokens <= 0 or tokens % LEVERAGE_CHUNK for tokens in arguments.tokens):
         parser.error(f"--tokens takes multiples of {LEVERAGE_CHUNK}, and {arguments.tokens} holds others")
+    unknown = [part for part in arguments.only or [] if not any(part in name for name in Layer.OPERATIONS)]
+    if unknown:
+        parser.error(f"no operation has {unknown[0]!r} in its name; there are {', '.join(Layer.OPERATIONS)}")
+    arguments.library = os.path.abspath(arguments.library)  # a name without a folder would be looked for where the system's libraries are
+    if not os.path.isfile(arguments.library):
+        parser.error(f"there is no shared library at {arguments.library}; make it with dotnet publish interop/Compactor.Abi -c Release -r linux-x64")
+    if arguments.json:
+        try:
+            open(arguments.json + ".part", "w").close()
+        except OSError as error:
+            parser.error(f"--json is {arguments.json}, which cannot be written: {error.strerror}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch finds no GPU here; --device cpu runs the same comparison on the CPU")
     if arguments.device == "cpu":

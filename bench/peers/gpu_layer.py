@@ -44,18 +44,20 @@ class Layer:
         self.phi_there = self.phi.to(bench.arguments.device, bench.dtype)
         self.fastest = {}  # PyTorch's way of each stage that was timed
 
+    OPERATIONS = {f"leverage, chunk {LEVERAGE_CHUNK}": lambda layer, name: layer.leverage(name, LEVERAGE_CHUNK, 1), "leverage, whole sequence": lambda layer, name: layer.leverage(name, 0, 2),
+                  f"attention scores, C {CHUNK}": lambda layer, name: layer.attention(name), "select": lambda layer, name: layer.select(name), "compact": lambda layer, name: layer.compact(name),
+                  "whole layer, paper": lambda layer, name: layer.layer(name), "whole layer, kvpress": lambda layer, name: layer.layer_kvpress(name),
+                  "whole layer, compactor-vllm": lambda layer, name: layer.layer_vllm(name), "decode attention": lambda layer, name: layer.decode(name)}
+
     def operations(self):
-        named = {"leverage, chunk 512": lambda n: self.leverage(n, LEVERAGE_CHUNK, 1), "leverage, whole sequence": lambda n: self.leverage(n, 0, 2),
-                 f"attention scores, C {CHUNK}": self.attention, "select": self.select, "compact": self.compact,
-                 "whole layer, paper": self.layer, "whole layer, kvpress": self.layer_kvpress, "whole layer, compactor-vllm": self.layer_vllm, "decode attention": self.decode}
         only = self.bench.arguments.only
-        return [lambda n=name, f=make: self._begin(n, f) for name, make in named.items() if not only or any(part in name for part in only)]
+        return [lambda n=name, f=make: self._begin(n, f) for name, make in self.OPERATIONS.items() if not only or any(part in name for part in only)]
 
     def _begin(self, name, make):
         if self.bench.over():
             self.bench.result["not_measured"].append(f"{name}, {self.model}, N {self.tokens}")
         else:
-            make(name)
+            make(self, name)
 
     def plan(self, preset=cp.PRESET_PAPER, **changes):
         options = cp.Options()

@@ -1,3 +1,4 @@
+using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Compactor.Native;
@@ -9,7 +10,12 @@ internal static unsafe partial class Exports
 {
     public const uint AbiVersion = 1;
 
-    private static readonly nint VersionText = Marshal.StringToCoTaskMemUTF8(typeof(KvBackend).Assembly.GetName().Version!.ToString(3));
+    /// <summary>Digits of the commit.</summary>
+    private const int CommitDigits = 12;
+
+    private static readonly nint VersionText = Marshal.StringToCoTaskMemUTF8(
+        typeof(KvBackend).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion.Split('+') is [var version, { Length: > CommitDigits } commit]
+            ? $"{version}+{commit[..CommitDigits]}" : typeof(KvBackend).Assembly.GetName().Version!.ToString(3));
 
     [UnmanagedCallersOnly(EntryPoint = "compactor_version")]
     public static byte* Version() => (byte*)VersionText;

@@ -10,6 +10,13 @@ public class BenchScriptTests
     public static TheoryData<string> Files { get; } = [.. Directory.GetFiles(s_folder, "test_*.py").Select(path => Path.GetFileName(path)).Order(StringComparer.Ordinal)];
 
     [Theory]
+    [InlineData("usage: bash bench/startup.sh", "--help")]
+    [InlineData("usage: bash bench/startup.sh", "a.json", "b.json")]
+    [InlineData("/dev/null/result.json cannot be written", "/dev/null/result.json")]
+    public void Start_up_names_bad_input_before_it_measures(string said, params string[] arguments) =>
+        Assert.Contains(said, Command.Run("bash", [Path.Combine(NativeBuild.Root, "bench", "startup.sh"), .. arguments], exitCode: 2));
+
+    [Theory]
     [MemberData(nameof(Files))]
     public void Hold(string file)
     {

@@ -1,3 +1,4 @@
+using System.Reflection;
 using System.Text.Json;
 using Xunit;
 
@@ -6,13 +7,15 @@ namespace Compactor.Abi.Tests;
 /// <summary>The benchmark beside PyTorch and published packages, on the CPU: results agree, and its JSON holds what was measured.</summary>
 public class PeerBenchmarkTests
 {
+    private static readonly string s_script = Path.Combine(NativeBuild.Root, "bench", "peers", "gpu.py");
+
     [Fact(Explicit = true)]
     public void The_library_and_PyTorch_agree_on_every_operation()
     {
         string file = Path.GetTempFileName();
         try
         {
-            Command.Run(Command.Python("torch"), [Path.Combine(NativeBuild.Root, "bench", "peers", "gpu.py"), "--library", NativeBuild.Library, "--device", "cpu", "--tokens", "512", "--commit", "abc1234", "--json", file],
+            Command.Run(Command.Python("torch"), [s_script, "--library", NativeBuild.Library, "--device", "cpu", "--tokens", "512", "--commit", "abc1234", "--json", file],
                 variables: ("PYTHONDONTWRITEBYTECODE", "1"));
             using var json = JsonDocument.Parse(File.ReadAllText(file));
             Assert.Equal("abc1234", json.RootElement.GetProperty("commit").GetString());
@@ -50,10 +53,38 @@ public class PeerBenchmarkTests
         }
     }
 
+    [Theory]
+    [InlineData("there is no shared library at /none.so", "--library", "/none.so")]
+    [InlineData("--json is /dev/null/result.json, which cannot be written", "--json", "/dev/null/result.json")]
+    [InlineData("no operation has 'nothing' in its name; there are leverage, chunk 512,", "--only", "select", "nothing")]
+    [InlineData("--tokens takes multiples of 512", "--tokens", "100")]
+    public void Bad_input_is_named_before_anything_is_measured(string said, params string[] arguments) =>
+        Assert.Contains(said, Command.Run(Command.Python("torch"), [s_script, "--library", NativeBuild.Library, "--device", "cpu", .. arguments], exitCode: 2, variables: ("PYTHONDONTWRITEBYTECODE", "1")));
+
+    /// <summary>A library beside the user is found by its name alone, a length asked for twice is measured once, and the library says what it was built from.</summary>
+    [Fact]
+    public void A_library_in_the_same_folder_is_found()
+    {
+        string file = Path.GetTempFileName();
+        try
+        {
+            Command.Run(Command.Python("torch"), [s_script, "--library", Path.GetFileName(NativeBuild.Library), "--device", "cpu", "--tokens", "512", "512", "--only", "select", "--json", file],
+                Path.GetDirectoryName(NativeBuild.Library), variables: ("PYTHONDONTWRITEBYTECODE", "1"));
+            using var json = JsonDocument.Parse(File.ReadAllText(file));
+            Assert.Equal(1, json.RootElement.GetProperty("operations").GetArrayLength());
+            string? built = typeof(PeerBenchmarkTests).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion.Split('+').ElementAtOrDefault(1)?[..12];
+            Assert.Equal(built, json.RootElement.GetProperty("commit").GetString());
+        }
+        finally
+        {
+            File.Delete(file);
+        }
+    }
+
     [Fact]
     public void When_time_is_over_what_is_left_is_named()
     {
-        string output = Command.Run(Command.Python("torch"), [Path.Combine(NativeBuild.Root, "bench", "peers", "gpu.py"), "--library", NativeBuild.Library, "--device", "cpu", "--tokens", "512", "--seconds", "0"],
+        string output = Command.Run(Command.Python("torch"), [s_script, "--library", NativeBuild.Library, "--device", "cpu", "--tokens", "512", "--seconds", "0"],
             exitCode: 124, variables: ("PYTHONDONTWRITEBYTECODE", "1"));
         Assert.Contains("not measured, time was over: select, L8, N 512", output);
     }

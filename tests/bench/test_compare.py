@@ -363,6 +363,13 @@ class Refusals(Case):
         document["benchmark"]["operations"][0].update(floor_microseconds=1.0, samples_microseconds=[10 ** 400] * 5)
         self.assert_refused(self.run_with(whole, self.file("broken.json", document)), "broken.json", "OverflowError")
 
+    def test_a_run_counts_once(self):
+        once, other = (self.file(name, {"benchmark": "x", "milliseconds": [1, 2, 3, 4, 5]}) for name in ("once.json", "other.json"))
+        linked = os.path.join(os.path.dirname(once), "linked.json")
+        os.symlink(once, linked)
+        for arguments in (("--before", once, once, "--after", other), ("--before", other, "--after", once, linked)):
+            self.assert_refused(self.run_with(*arguments), "once.json", "are one file")
+
     def test_measures_that_are_there_twice(self):
         for document, entries in ((gpu(1), lambda d: d["benchmark"]["operations"]), (peers(1), lambda d: d["operations"]), (committed("2026-11-26-cpu-peers.json"), lambda d: d["comparisons"]),
                                   ({"HostEnvironmentInfo": {}, "Benchmarks": [{"FullName": "A.B", "Statistics": {"OriginalValues": [1, 2, 3, 4, 5]}}]}, lambda d: d["Benchmarks"]),

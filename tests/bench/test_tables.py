@@ -131,14 +131,14 @@ class Tables(unittest.TestCase):
     def test_launch_cost_has_a_table_too(self):
         path = os.path.join("bench", "results", "launch.json")
         with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
-            json.dump({"benchmark": "host time", "cpu": "a chip", "date": "2026-01-01", "presets": {"paper": {"launches": 9, "microseconds": [20.0, 21.0, 25.0]}}}, file)
-        self.assertIn("| host time | paper, 9 launches, us | 21.0 (20.0 to 25.0) | 3 | a chip | 2026-01-01 |", self.run_in(self.root, "cpu", path)[1])
+            json.dump({"benchmark": "host time", "cpu": "a chip", "date": "2026-01-01", "commit": "abc1234", "presets": {"paper": {"launches": 9, "microseconds": [20.0, 21.0, 25.0]}}}, file)
+        self.assertIn("| host time | paper, 9 launches, us | 21.0 (20.0 to 25.0) | 3 | a chip | 2026-01-01 | abc1234 |", self.run_in(self.root, "cpu", path)[1])
 
     def test_a_name_with_wildcards_is_the_newest_file(self):
         for date, ms in (("2099-01-02", 2.5), ("2099-01-01", 1.5)):
             with open(os.path.join(self.root, "bench", "results", f"{date}-anything.json"), "w", encoding="utf-8") as file:
                 json.dump({"benchmark": "x", "cpu": "a chip", "date": date, "milliseconds": [ms] * 5}, file)
-        self.assertIn("| x | ms | 2.50 (2.50 to 2.50) | 5 | a chip | 2099-01-02 |", self.run_in(self.root, "cpu", "bench/results/*-anything.json")[1])
+        self.assertIn("| x | ms | 2.50 (2.50 to 2.50) | 5 | a chip | 2099-01-02 |  |", self.run_in(self.root, "cpu", "bench/results/*-anything.json")[1])
         self.assertIn("*-nothing.json cannot be read", self.run_in(self.root, "cpu", "bench/results/*-nothing.json")[2])
 
     def test_a_stage_says_what_differs_and_what_was_disturbed(self):
