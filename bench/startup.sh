@@ -5,12 +5,13 @@
 set -euo pipefail
 [ $# -le 1 ] && [[ ${1:-} != -* ]] || { echo "usage: bash bench/startup.sh [RESULT.json]" >&2; exit 2; }
 result=${1:+$(realpath -m -- "$1")}
+[ -z "$result" ] || [ -e "$result" ] || made=$result   # taken away again where nothing comes of it
 [ -z "$result" ] || { : >>"$result"; } 2>/dev/null || { echo "bench/startup.sh: $result cannot be written" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 read -r load _ </proc/loadavg
 commit=$(git describe --always --dirty --exclude="*" 2>/dev/null | sed 's/.*/"&"/' | grep . || echo null)   # before the result is written, which may be a tracked file
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"; [ -z "$result" ] || [ -s "$result" ] || rm -f "$result"' EXIT
+trap 'rm -rf "$folder"; [ -z "${made:-}" ] || [ -s "$made" ] || rm -f "$made"' EXIT
 dotnet publish src/Compactor.Cli -c Release -r linux-x64 -o "$folder/native" --nologo -v quiet
 dotnet publish src/Compactor.Cli -c Release -o "$folder/jit" --nologo -v quiet
 lists=()

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 a disagreement or a failure, 124 time was over before eve
 import argparse
 import ctypes as c
 import datetime
+import errno
 import json
 import math
 import os
@@ -255,7 +256,7 @@ def main():
     parser.add_argument("--json", help="file to write; rewritten after every operation")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--only", nargs="+", help="operations whose names hold one of these")
-    parser.add_argument("--commit", help="what the library was built from, where it does not say so itself")
+    parser.add_argument("--commit", help="what the library was built from, instead of the commit that it says was checked out then")
     parser.add_argument("--kvpress", help="checkout of kvpress (the folder that holds the package)")
     parser.add_argument("--compactor-vllm", help="the src folder of a checkout of compactor-vllm")
     arguments = parser.parse_args()
@@ -268,10 +269,13 @@ def main():
         parser.error(f"no operation has {unknown[0]!r} in its name; there are {', '.join(Layer.OPERATIONS)}")
     arguments.library = os.path.abspath(arguments.library)  # a name without a folder would be looked for where the system's libraries are
     if not os.path.isfile(arguments.library):
-        parser.error(f"there is no shared library at {arguments.library}; make it with dotnet publish interop/Compactor.Abi -c Release -r linux-x64")
+        parser.error(f"there is no shared library at {arguments.library}; make it with dotnet publish interop/Compactor.Abi -c Release -r linux-x64 -o build/abi")
     if arguments.json:
         try:
+            if os.path.isdir(arguments.json):
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
             open(arguments.json + ".part", "w").close()
+            os.remove(arguments.json + ".part")
         except OSError as error:
             parser.error(f"--json is {arguments.json}, which cannot be written: {error.strerror}")
     if arguments.device == "cuda" and not torch.cuda.is_available():

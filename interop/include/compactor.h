@@ -126,7 +126,7 @@ enum { COMPACTOR_LOG_INFO = 0, COMPACTOR_LOG_WARNING = 1 };
 
 /* ---- The library ---- */
 
-/* Semantic version; static. "0.1.0+8f14e45fceea" where the commit it was built from was known, else "0.1.0". */
+/* Semantic version; static. "0.1.0+8f14e45fceea" where the commit that was checked out when it was built is known (changes since are not told), else "0.1.0". */
 const char *compactor_version(void);
 
 /* COMPACTOR_ABI_VERSION the library was built with. A program works with a library whose ABI version is that of its header. */

@@ -1,4 +1,3 @@
-using System.Reflection;
 using System.Text.Json;
 using Xunit;
 
@@ -56,6 +55,7 @@ public class PeerBenchmarkTests
     [Theory]
     [InlineData("there is no shared library at /none.so", "--library", "/none.so")]
     [InlineData("--json is /dev/null/result.json, which cannot be written", "--json", "/dev/null/result.json")]
+    [InlineData("--json is /tmp, which cannot be written: it is a folder", "--json", "/tmp")]
     [InlineData("no operation has 'nothing' in its name; there are leverage, chunk 512,", "--only", "select", "nothing")]
     [InlineData("--tokens takes multiples of 512", "--tokens", "100")]
     public void Bad_input_is_named_before_anything_is_measured(string said, params string[] arguments) =>
@@ -72,8 +72,8 @@ public class PeerBenchmarkTests
                 Path.GetDirectoryName(NativeBuild.Library), variables: ("PYTHONDONTWRITEBYTECODE", "1"));
             using var json = JsonDocument.Parse(File.ReadAllText(file));
             Assert.Equal(1, json.RootElement.GetProperty("operations").GetArrayLength());
-            string? built = typeof(PeerBenchmarkTests).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion.Split('+').ElementAtOrDefault(1)?[..12];
-            Assert.Equal(built, json.RootElement.GetProperty("commit").GetString());
+            string said = Command.Run(Command.Python("torch"), ["-c", "import ctypes, sys; f = ctypes.CDLL(sys.argv[1]).compactor_version; f.restype = ctypes.c_char_p; print(f().decode(), end='')", NativeBuild.Library]);
+            Assert.Equal(said, string.Join('+', new[] { "library", "commit" }.Select(name => json.RootElement.GetProperty(name).GetString()).OfType<string>()));
         }
         finally
         {

@@ -43,9 +43,9 @@ internal static class SuiteCommand
                 return 1;
             }
             string[] missing = [.. summaries.SelectMany(summary => summary.BenchmarksCases.Where(benchmark => summary[benchmark] is not { Success: true })).Select(benchmark => benchmark.DisplayInfo)];
-            if (missing.Length == 0)
+            if (missing.Length == 0 && !summaries.Any(summary => summary.HasCriticalValidationErrors || summary.Reports.IsEmpty))
                 return 0;
-            Console.Error.WriteLine($"Not measured: {string.Join("; ", missing)}. What was wrong stands above.");
+            Console.Error.WriteLine($"Not measured: {(missing.Length > 0 ? string.Join("; ", missing) : "a whole suite")}. What was wrong stands above.");
             return 1;
         });
         return command;

@@ -106,7 +106,7 @@ int main(int argc, char **argv)
     char version[32];
     snprintf(version, sizeof version, "%d.%d.%d", COMPACTOR_VERSION_MAJOR, COMPACTOR_VERSION_MINOR, COMPACTOR_VERSION_PATCH);
     const char *said = p_compactor_version();
-    expect(strncmp(said, version, strlen(version)) == 0 && strspn(said + strlen(version), "+0123456789abcdef") == strlen(said + strlen(version)), "the version is that of the header, and at most a commit follows");
+    expect(strncmp(said, version, strlen(version)) == 0 && (said[strlen(version)] == '\0' || (said[strlen(version)] == '+' && strspn(said + strlen(version) + 1, "0123456789abcdef") == 12 && strlen(said) == strlen(version) + 13)), "the version is that of the header, and at most a commit follows");
     if (argc > 2)
         return 0; /* the child that was executed anew */
 
