@@ -5,7 +5,6 @@ Exit status: 0 done, 1 a disagreement or a failure, 124 time was over before eve
 import argparse
 import ctypes as c
 import datetime
-import errno
 import json
 import math
 import os
@@ -271,9 +270,9 @@ def main():
     if not os.path.isfile(arguments.library):
         parser.error(f"there is no shared library at {arguments.library}; make it with dotnet publish interop/Compactor.Abi -c Release -r linux-x64 -o build/abi")
     if arguments.json:
+        if os.path.isdir(arguments.json):
+            parser.error(f"--json is {arguments.json}, which is a folder; name a file")
         try:
-            if os.path.isdir(arguments.json):
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
             open(arguments.json + ".part", "w").close()
             os.remove(arguments.json + ".part")
         except OSError as error:

@@ -44,11 +44,6 @@ class Layer:
         self.phi_there = self.phi.to(bench.arguments.device, bench.dtype)
         self.fastest = {}  # PyTorch's way of each stage that was timed
 
-    OPERATIONS = {f"leverage, chunk {LEVERAGE_CHUNK}": lambda layer, name: layer.leverage(name, LEVERAGE_CHUNK, 1), "leverage, whole sequence": lambda layer, name: layer.leverage(name, 0, 2),
-                  f"attention scores, C {CHUNK}": lambda layer, name: layer.attention(name), "select": lambda layer, name: layer.select(name), "compact": lambda layer, name: layer.compact(name),
-                  "whole layer, paper": lambda layer, name: layer.layer(name), "whole layer, kvpress": lambda layer, name: layer.layer_kvpress(name),
-                  "whole layer, compactor-vllm": lambda layer, name: layer.layer_vllm(name), "decode attention": lambda layer, name: layer.decode(name)}
-
     def operations(self):
         only = self.bench.arguments.only
         return [lambda n=name, f=make: self._begin(n, f) for name, make in self.OPERATIONS.items() if not only or any(part in name for part in only)]
@@ -316,3 +311,7 @@ class Layer:
                  **{cache: bench.empty(2 * self.kv_heads * pages * PAGE, self.dim, dtype=bench.dtype) for cache in ("k_cache", "v_cache")}}
         bench.compare(name, self, call, {"compactor-vllm, its engine's calls": lambda i: bench.vllm.layer(pre[i], queries[i], keys[i], values[i], self.phi_there, info.kept_pairs, self.cu, store)},
                       copies, check=lambda rival, result: self._agrees(call, indices, offsets, self._head_major(result), self.phi, 0.05))
+
+    OPERATIONS = {f"leverage, chunk {LEVERAGE_CHUNK}": lambda self, name: self.leverage(name, LEVERAGE_CHUNK, 1), "leverage, whole sequence": lambda self, name: self.leverage(name, 0, 2),
+                  f"attention scores, C {CHUNK}": attention, "select": select, "compact": compact,
+                  "whole layer, paper": layer, "whole layer, kvpress": layer_kvpress, "whole layer, compactor-vllm": layer_vllm, "decode attention": decode}

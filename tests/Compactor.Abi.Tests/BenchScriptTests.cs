@@ -16,6 +16,28 @@ public class BenchScriptTests
     public void Start_up_names_bad_input_before_it_measures(string said, params string[] arguments) =>
         Assert.Contains(said, Command.Run("bash", [Path.Combine(NativeBuild.Root, "bench", "startup.sh"), .. arguments], exitCode: 2));
 
+    /// <summary>Where building fails, a result file that was there stays, and one that was not is not left behind.</summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Start_up_that_fails_leaves_files_as_they_were(bool existed)
+    {
+        string folder = Directory.CreateTempSubdirectory("compactor-startup-").FullName, result = Path.Combine(folder, "result.json"), dotnet = Path.Combine(folder, "dotnet");
+        try
+        {
+            if (existed)
+                File.WriteAllText(result, "");
+            File.WriteAllText(dotnet, "#!/bin/sh\nexit 7\n");
+            Command.Run("chmod", ["+x", dotnet]);
+            Command.Run("bash", [Path.Combine(NativeBuild.Root, "bench", "startup.sh"), result], exitCode: 7, variables: ("PATH", $"{folder}:{Environment.GetEnvironmentVariable("PATH")}"));
+            Assert.Equal(existed, File.Exists(result));
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
     [Theory]
     [MemberData(nameof(Files))]
     public void Hold(string file)

@@ -55,7 +55,7 @@ public class PeerBenchmarkTests
     [Theory]
     [InlineData("there is no shared library at /none.so", "--library", "/none.so")]
     [InlineData("--json is /dev/null/result.json, which cannot be written", "--json", "/dev/null/result.json")]
-    [InlineData("--json is /tmp, which cannot be written: it is a folder", "--json", "/tmp")]
+    [InlineData("--json is /tmp, which is a folder; name a file", "--json", "/tmp")]
     [InlineData("no operation has 'nothing' in its name; there are leverage, chunk 512,", "--only", "select", "nothing")]
     [InlineData("--tokens takes multiples of 512", "--tokens", "100")]
     public void Bad_input_is_named_before_anything_is_measured(string said, params string[] arguments) =>
