@@ -45,7 +45,7 @@ constexpr i32 QUERIES_AT = 2 * KEYS_BYTES, SUMS_AT = QUERIES_AT + GROUPS * 2 * Q
 constexpr i32 BARRIERS_AT = SUMS_AT + 2 * WARPS * COLUMNS * 4;
 constexpr i32 TURN = BARRIERS_AT;                                 // a group: its queries are there, and the other's products done
 constexpr i32 KEYS_READY = TURN + GROUPS * 8;                     // a buffer
-constexpr i32 SUMS_READY = KEYS_READY + 2 * 8;                    // a buffer: all warps' column sums are there
+constexpr i32 SUMS_READY = KEYS_READY + 2 * 8;                    // a buffer: all threads' column sums are there
 constexpr i32 ITEMS_AT = SUMS_READY + 2 * 8, ITEM_BYTES = 32;     // a warp: two items
 
 struct AttentionScoresParams
@@ -292,7 +292,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
         {
             mbarrier_init(base + TURN + i * 8, 2 * GROUP_WARPS);
             mbarrier_init(base + KEYS_READY + i * 8, THREADS);
-            mbarrier_init(base + SUMS_READY + i * 8, WARPS);
+            mbarrier_init(base + SUMS_READY + i * 8, THREADS);
         }
     }
     __syncthreads();
@@ -411,9 +411,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
 #pragma unroll
         for (i32 n = 0; n < N_TILES / 8; n++)
             store_shared_x2(sums_at + (warp * COLUMNS + (lane / 4 * (N_TILES / 8) + n) * 8 + quad * 2) * 4, {__float_as_uint(sums[n][0]), __float_as_uint(sums[n][1])});
-        __syncwarp();
-        if (lane == 0)
-            mbarrier_arrive(sums_ready);
+        mbarrier_arrive(sums_ready);
         if (group == 1)
         {
             wait(sums_ready, round >> 1);
