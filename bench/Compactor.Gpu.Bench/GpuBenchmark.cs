@@ -100,6 +100,7 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
                 json.WriteNumberValue(Rounded(microseconds));
             json.WriteEndArray();
             json.WriteNumber("queueing_microseconds", Rounded(Measurement.MedianOf(measured.HostMicroseconds)));
+            json.WriteNumber("replaying_microseconds", Rounded(Measurement.MedianOf(measured.ReplayMicroseconds)));
             Nullable(json, "floor_microseconds", _floors.Of(operation));
             Nullable(json, "share_of_floor", _floors.Of(operation) / measured.Median);
             json.WriteEndObject();
@@ -114,7 +115,7 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
 
     private Measurement Measure(Operation operation)
     {
-        List<double> times = [], host = [];
+        List<double> times = [], host = [], replay = [];
         int count = operation.Variants.Count;
         // Kernels are compiled and memory is there after the first round.
         foreach (var variant in operation.Variants)
@@ -130,18 +131,23 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
             times.Add(device.Microseconds(round) / count);
         for (int i = 0; i < repeats; i++)
         {
-            // One at a time, while the device has nothing else to do.
-            long start = Stopwatch.GetTimestamp();
-            double queued = 0;
-            device.Microseconds(() =>
-            {
-                start = Stopwatch.GetTimestamp();
-                operation.Variants[i % count]();
-                queued = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
-            });
-            host.Add(queued);
+            host.Add(HostMicroseconds(operation.Variants[i % count]));
+            replay.Add(HostMicroseconds(round));
         }
-        return new Measurement(operation, times, host);
+        return new Measurement(operation, times, host, replay);
+    }
+
+    /// <summary>What queueing something costs the host's thread while the device has nothing else to do.</summary>
+    private double HostMicroseconds(Action work)
+    {
+        double queued = 0;
+        device.Microseconds(() =>
+        {
+            long start = Stopwatch.GetTimestamp();
+            work();
+            queued = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
+        });
+        return queued;
     }
 
     private double MeasureCopy(long bytes)
@@ -178,7 +184,7 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
         var operation = measured.Operation;
         string rate = operation.Flops > 0 ? Line($"{operation.Flops / measured.Median / 1e6,7:F1} TFLOP/s") : operation.Bytes > 0 ? Line($"{operation.Bytes / measured.Median / 1e3,7:F1} GB/s") : "";
         string share = _floors!.Of(operation) is { } floor ? Line($"{floor / measured.Median,5:P0} of the floor of {floor:F1} us") : "";
-        return Line($"{operation.Model.Name,-12} N {operation.Tokens,7}  {operation.Name,-46} {measured.Median,10:F1} us  (queued in {Measurement.MedianOf(measured.HostMicroseconds):F0} us)  {rate,-16}  {share}").TrimEnd();
+        return Line($"{operation.Model.Name,-12} N {operation.Tokens,7}  {operation.Name,-46} {measured.Median,10:F1} us  (queued in {Measurement.MedianOf(measured.HostMicroseconds):F0} us, a graph of {operation.Variants.Count} in {Measurement.MedianOf(measured.ReplayMicroseconds):F0})  {rate,-16}  {share}").TrimEnd();
     }
 
     private static double Rounded(double value) => Math.Round(value, 4);

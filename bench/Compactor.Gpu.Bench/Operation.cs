@@ -34,7 +34,8 @@ internal sealed record Floors(double BytesPerMicrosecond, double? FlopsPerMicros
 /// <param name="Operation">The operation.</param>
 /// <param name="Microseconds">Device time of one, each repeat.</param>
 /// <param name="HostMicroseconds">Host time to queue one, each repeat.</param>
-internal sealed record Measurement(Operation Operation, IReadOnlyList<double> Microseconds, IReadOnlyList<double> HostMicroseconds)
+/// <param name="ReplayMicroseconds">Host time to queue a graph of one on every variant, each repeat.</param>
+internal sealed record Measurement(Operation Operation, IReadOnlyList<double> Microseconds, IReadOnlyList<double> HostMicroseconds, IReadOnlyList<double> ReplayMicroseconds)
 {
     public double Median => MedianOf(Microseconds);
 
