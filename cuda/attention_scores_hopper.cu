@@ -19,7 +19,7 @@
 //   Exponentials, 16 a cycle and SM, are 1024 of a tile's cycles; the maximum of the first of a thread's two rows comes before, 190, and the columns of the second after,
 //   with sums, reciprocal and the turn 230. Products 1024: a group's tile takes 2470 cycles, two tiles 2470 instead of 2048, and the most an SM has of L8 is 512 tiles,
 //   632,000 cycles. Prediction: 365 us at 1.75 GHz, 440 us at the clock that the floor was measured at (target 525).
-// Measured on an H200 (driver 580, NVRTC 13.0), with the tests of attention_scores: 625 us. A first version (queries by bulk copies and ldmatrix, 1617 instructions a tile): 1072 us.
+// Measured on an H200 (driver 580, NVRTC 13.0): 618 us; bench/notes.md says what it does not wait for. A first version (queries by bulk copies and ldmatrix, 1617 instructions a tile): 1072 us.
 //
 // Launch: grid min(items, multiprocessors), block 256, where (all integer division)
 //     COLUMNS = 64·ceil(C / 64);  shared = 2·COLUMNS·2·D + 4·64·2·D + 2·8·COLUMNS·4 + 8·6 + 8·2·32: 213,552 bytes for C 256, D 128

@@ -312,9 +312,14 @@ class CommittedResults(Case):
 
 class Refusals(Case):
     def test_files_that_hold_no_samples(self):
-        for name, command in (("2026-11-26-gpu-h200.json", "run.sh benchmark"), ("2026-11-26-gpu-peers-h200.json", "bench/peers/gpu.py")):
-            path = os.path.join(RESULTS, name)
-            self.assert_refused(self.run_with(path, path), name, "holds no samples", command)
+        path = os.path.join(RESULTS, "2026-11-26-gpu-h200.json")
+        self.assert_refused(self.run_with(path, path), os.path.basename(path), "holds no samples", "run.sh benchmark")
+        beside = peers(1)
+        for operation in beside["operations"]:
+            del operation["ours_us"]["samples"]
+            for peer in operation["peers"].values():
+                del peer["us"]["samples"], peer["ratios"]
+        self.assert_refused(self.run_on(beside, beside), "holds no samples", "bench/peers/gpu.py")
         operations = committed("2026-11-26-gpu-h200.json")["benchmark"]
         self.assert_refused(self.run_on(operations, operations), "holds no samples", "Compactor.Gpu.Bench")
 

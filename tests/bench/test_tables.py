@@ -66,7 +66,7 @@ class Tables(unittest.TestCase):
 
     def test_a_figure_changed_by_hand_is_found_and_put_right(self):
         whole = self.text()
-        self.replace("| whole layer, paper, r 0.5 | 111 | 355 | 1137 |", "| whole layer, paper, r 0.5 | 111 | 355 | 999 |")
+        self.replace("| whole layer, paper, r 0.5 | 109 | 346 | 1094 |", "| whole layer, paper, r 0.5 | 111 | 355 | 999 |")
         self.assertEqual((1, "", "bench/tables: README.md differs from what was measured; run bench/tables --write\n"), self.run_in(self.root, "--check"))
         self.assertEqual((0, "README.md written\n", ""), self.run_in(self.root, "--write"))
         self.assertEqual(whole, self.text())
@@ -85,14 +85,14 @@ class Tables(unittest.TestCase):
 
     def test_what_a_marker_says_is_refused_where_it_is_wrong_and_nothing_is_written(self):
         before = self.text("bench/README.md")
-        begin = "<!-- table gpu bench/results/2026-11-26-gpu-h200.json qwen2.5-14b -->"
-        for marker, said in ((begin.replace("table gpu", "table gpus"), "there is no table 'gpus'"), (begin.replace("h200", "h300"), "bench/results/2026-11-26-gpu-h300.json cannot be read"),
+        begin = "<!-- table gpu bench/results/2026-11-27-gpu-h200.json qwen2.5-14b -->"
+        for marker, said in ((begin.replace("table gpu", "table gpus"), "there is no table 'gpus'"), (begin.replace("h200", "h300"), "bench/results/2026-11-27-gpu-h300.json cannot be read"),
                              (begin.replace("qwen2.5-14b", "L9"), "holds no model L9; it holds L8, qwen2.5-14b"), ("<!-- table gpu -->", "is not <!-- table TABLE FILE... -->"),
                              (begin.replace("gpu-h200.json qwen2.5-14b", "gpu-h200.json"), "no table gpu can be made of"), (begin + "\n\n" + begin, "a table begins"), ("<!-- end -->\n" + begin, "ends no table"),
                              (begin.replace("table gpu", "table eval"), "no table eval can be made of"), (begin.replace("gpu-h200.json qwen2.5-14b", "gpu-h200.json").replace("table gpu", "table cpu"), "no samples that are known")):
             with self.subTest(marker):
                 self.replace(begin, marker, "bench/README.md")
-                self.replace("| 111 | 355 | 1137 |", "| 111 | 355 | 999 |")
+                self.replace("| 109 | 346 | 1094 |", "| 111 | 355 | 999 |")
                 changed = self.text()
                 for option in ("--check", "--write"):
                     status, output, error = self.run_in(self.root, option)
@@ -100,7 +100,7 @@ class Tables(unittest.TestCase):
                     self.assertIn("bench/README.md, line ", error)
                     self.assertIn(said, error)
                 self.assertEqual(changed, self.text())
-                self.replace("| 111 | 355 | 999 |", "| 111 | 355 | 1137 |")
+                self.replace("| 111 | 355 | 999 |", "| 109 | 346 | 1094 |")
                 self.replace(marker, begin, "bench/README.md")
         self.assertEqual(before, self.text("bench/README.md"))
 
@@ -191,13 +191,18 @@ class Tables(unittest.TestCase):
                 self.assertIn(f"other.md, line 2: '{marker}' is not <!-- table TABLE FILE... -->", error)
 
     def test_a_peer_s_row_has_the_floor_where_there_is_one(self):
-        output = self.run_in(self.root, "peers", "bench/results/2026-11-26-gpu-peers-h200.json")[1]
-        self.assertIn("| operation | N | ours, us | floor, us (share) | peer | peer, us | ratio |\n|---|--:|--:|--:|---|--:|--:|\n", output)
-        with open(os.path.join(self.root, "bench", "results", "2026-11-26-gpu-peers-h200.json"), encoding="utf-8") as file:
-            operations = json.load(file)["operations"]
+        output = self.run_in(self.root, "peers", "bench/results/2026-11-27-gpu-peers-h200.json", "L8", "4096")[1]
+        self.assertIn("| operation | ours, us | floor, us (share) | peer | peer, us | ratio |\n|---|--:|--:|---|--:|--:|\n", output)
+        with open(os.path.join(self.root, "bench", "results", "2026-11-27-gpu-peers-h200.json"), encoding="utf-8") as file:
+            operations = [o for o in json.load(file)["operations"] if o["model"] == "L8" and o["tokens"] == 4096]
         first, floorless = (next(o for o in operations if bool(o["floor_us"]) == has) for has in (True, False))
-        self.assertIn(f"| {first['name']} | {first['tokens']:,} | {first['ours_us']['median']:.0f} | {first['floor_us']:.0f} ({first['share_of_floor']:.0%}) | ", output)
-        self.assertIn(f"| {floorless['name']} | {floorless['tokens']:,} | {floorless['ours_us']['median']:.0f} |  | ", output)
+        self.assertIn(f"| {first['name']} | {first['ours_us']['median']:.0f} | {first['floor_us']:.0f} ({first['share_of_floor']:.0%}) | ", output)
+        self.assertIn(f"| {floorless['name']} | {floorless['ours_us']['median']:.0f} |  | ", output)
+
+    def test_peers_of_a_layer_that_was_not_measured_are_refused(self):
+        status, _, error = self.run_in(self.root, "peers", "bench/results/2026-11-27-gpu-peers-h200.json", "L8", "8192")
+        self.assertEqual(2, status)
+        self.assertIn("holds no L8 at N 8192; it holds L8 at N 131072, ", error)
 
     def test_a_speed_on_record_says_what_was_measured_on_what_and_with_what(self):
         found = 0
