@@ -411,7 +411,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_scores_hopper
 #pragma unroll
         for (i32 n = 0; n < N_TILES / 8; n++)
             store_shared_x2(sums_at + (warp * COLUMNS + (lane / 4 * (N_TILES / 8) + n) * 8 + quad * 2) * 4, {__float_as_uint(sums[n][0]), __float_as_uint(sums[n][1])});
-        mbarrier_arrive(sums_ready);
+        mbarrier_arrive(sums_ready);   // every thread by itself: a lane for its warp, after __syncwarp, is ordered as well, but racecheck does not see it
         if (group == 1)
         {
             wait(sums_ready, round >> 1);

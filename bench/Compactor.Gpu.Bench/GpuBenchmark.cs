@@ -130,10 +130,9 @@ internal sealed class GpuBenchmark(BenchDevice device, int repeats, TimeSpan lim
         for (int i = 0; i < repeats; i++)
             times.Add(device.Microseconds(round) / count);
         for (int i = 0; i < repeats; i++)
-        {
             host.Add(HostMicroseconds(operation.Variants[i % count]));
+        for (int i = 0; i < repeats; i++)
             replay.Add(HostMicroseconds(round));
-        }
         return new Measurement(operation, times, host, replay);
     }
 

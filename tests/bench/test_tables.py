@@ -199,6 +199,23 @@ class Tables(unittest.TestCase):
         self.assertIn(f"| {first['name']} | {first['ours_us']['median']:.0f} | {first['floor_us']:.0f} ({first['share_of_floor']:.0%}) | ", output)
         self.assertIn(f"| {floorless['name']} | {floorless['ours_us']['median']:.0f} |  | ", output)
 
+    def test_a_layer_s_rows_of_host_time_are_there_where_they_were_measured(self):
+        path = os.path.join(self.root, "bench", "results", "2026-11-27-gpu-h200.json")
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+        layer = next(o for o in document["benchmark"]["operations"] if o["name"].startswith("whole layer") and o["model"] == "L8" and o["tokens"] == 131072)
+        queued, replayed = (f"whole layer, paper, r 0.5: host time to {what}" for what in ("queue its launches", "launch a graph of it"))
+        lines = self.run_in(self.root, "gpu", path, "L8")[1].splitlines()
+        self.assertTrue(any(line.startswith(f"| {queued} |") and line.endswith(f"| {layer['queueing_microseconds']:.0f} |") for line in lines), lines)
+        self.assertTrue(any(line.startswith(f"| {replayed} |") and line.endswith(f"| {layer['replaying_microseconds']:.0f} (of 1) |") for line in lines), lines)
+        for operation in document["benchmark"]["operations"]:
+            del operation["replaying_microseconds"]
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+        output = self.run_in(self.root, "gpu", path, "L8")[1]
+        self.assertIn(queued, output)
+        self.assertNotIn(replayed, output)
+
     def test_peers_of_a_layer_that_was_not_measured_are_refused(self):
         status, _, error = self.run_in(self.root, "peers", "bench/results/2026-11-27-gpu-peers-h200.json", "L8", "8192")
         self.assertEqual(2, status)

@@ -72,7 +72,9 @@ if [ "$gpu" = null ]; then
   exit 3
 fi
 
-# suite SECTION NAME FILTER...: the tests in their own words
+# counts: those of a test run's output
+counts() { sed -n 's/^ *\(total\|failed\|succeeded\|skipped\): *\([0-9]*\)$/\2 \1/p' | tail -n 4 | paste -sd, -; }
+# suite SECTION FILTER...: the tests in their own words
 suite() {
   local section=$1 code begun=$SECONDS
   shift
@@ -84,9 +86,9 @@ suite() {
   before=$(wc -l <"$log")
   limited "${limits[$section]}" "$here/tests/Compactor.Gpu.Tests" --progress off --no-ansi --results-directory "$scratch" "$@"
   code=$?
-  local counts
-  counts=$(tail -n "+$((before + 1))" "$log" | sed -n 's/^ *\(total\|failed\|succeeded\|skipped\): *\([0-9]*\)$/\2 \1/p' | tail -n 4 | paste -sd, -)
-  record "$section" "$(outcome $code)" $((SECONDS - begun)) "${counts:-no summary; see the log}"
+  local said
+  said=$(tail -n "+$((before + 1))" "$log" | counts)
+  record "$section" "$(outcome $code)" $((SECONDS - begun)) "${said:-no summary; see the log}"
 }
 
 namespaces=(Compactor.Gpu.Tests.Agreement Compactor.Gpu.Tests.Interop Compactor.Gpu.Tests.OnDevice)
@@ -116,7 +118,7 @@ for section in "${order[@]}"; do
         wait "${runs[$i]}"
         code=$?
         cat "$scratch/${tools[$i]}.log" >>"$log"
-        record "sanitizer ${tools[$i]}" "$(outcome $code)" $((SECONDS - start)) "$(grep -E '^=+ (ERROR|RACECHECK|LEAK) SUMMARY' "$scratch/${tools[$i]}.log" | tail -n 1 | sed 's/^=* //'), tests of scores, selection and attention under $sanitizer"
+        record "sanitizer ${tools[$i]}" "$(outcome $code)" $((SECONDS - start)) "$(grep -E '^=+ (ERROR|RACECHECK|LEAK) SUMMARY' "$scratch/${tools[$i]}.log" | tail -n 1 | sed 's/^=* //'), tests of scores, selection and attention under $sanitizer: $(counts <"$scratch/$tool.log")"
       done ;;
     benchmark)
       shipped=()

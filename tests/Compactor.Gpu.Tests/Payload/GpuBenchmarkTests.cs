@@ -42,6 +42,8 @@ public class GpuBenchmarkTests
         {
             double[] samples = [.. o.GetProperty("samples_microseconds").EnumerateArray().Select(sample => sample.GetDouble()).Order()];
             Assert.Equal(Repeats, samples.Length);
+            Assert.True(o.GetProperty("queueing_microseconds").GetDouble() > 0);
+            Assert.True(o.GetProperty("replaying_microseconds").GetDouble() > 0);
             Assert.Equal((samples[0], samples[1], samples[2]), (o.GetProperty("least_microseconds").GetDouble(), o.GetProperty("median_microseconds").GetDouble(), o.GetProperty("most_microseconds").GetDouble()));
             Assert.True(samples[0] > 0);
         });

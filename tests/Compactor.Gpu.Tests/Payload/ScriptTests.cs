@@ -99,6 +99,22 @@ public sealed class ScriptTests : IDisposable
         Assert.Contains("no NVRTC was found", Json().GetProperty("sections")[0].GetProperty("text").GetString());
     }
 
+    [Fact]
+    public void What_the_sanitizer_found_is_told_with_how_many_tests_ran()
+    {
+        Pack(gpu: "\"GPU\"", tests: Passed, bench: "true");
+        Program("bin/compute-sanitizer", """
+            tool=$2; shift 4; "$@"
+            [ "$tool" = racecheck ] || { echo "========= ERROR SUMMARY: 0 errors"; exit 0; }
+            echo "========= RACECHECK SUMMARY: 8 hazards displayed (8 errors, 0 warnings)"; exit 86
+            """);
+        string bin = Path.Combine(_folder, "bin");
+        Assert.Equal(1, Bash(["-c", $"PATH={bin}:$PATH exec bash \"$@\"", "bash", Path.Combine(_folder, "run.sh"), "--out", Path.Combine(_folder, "out"), "sanitizer"]).Code);
+        Assert.Equal(["sanitizer memcheck passed", "sanitizer racecheck failed", "sanitizer initcheck passed", "sanitizer synccheck passed"], Results(Json()));
+        Assert.Equal($"RACECHECK SUMMARY: 8 hazards displayed (8 errors, 0 warnings), tests of scores, selection and attention under {bin}/compute-sanitizer: 3 total,0 failed,2 succeeded,1 skipped",
+            Json().GetProperty("sections")[1].GetProperty("text").GetString());
+    }
+
     private static IEnumerable<string> Results(JsonElement root) =>
         root.GetProperty("sections").EnumerateArray().Select(s => $"{s.GetProperty("section").GetString()} {s.GetProperty("result").GetString()}");
 
@@ -128,15 +144,15 @@ public sealed class ScriptTests : IDisposable
             """);
         Program("tests/Compactor.Gpu.Tests", tests);
         Program("bench/Compactor.Gpu.Bench", bench);
+    }
 
-        void Program(string name, string body)
-        {
-            string path = Path.Combine(_folder, name);
-            Directory.CreateDirectory(Path.GetDirectoryName(path)!);
-            File.WriteAllText(path, $"#!/usr/bin/env bash\n{body}\n");
-            if (!OperatingSystem.IsWindows())
-                File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
-        }
+    private void Program(string name, string body)
+    {
+        string path = Path.Combine(_folder, name);
+        Directory.CreateDirectory(Path.GetDirectoryName(path)!);
+        File.WriteAllText(path, $"#!/usr/bin/env bash\n{body}\n");
+        if (!OperatingSystem.IsWindows())
+            File.SetUnixFileMode(path, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
     }
 
     private (int Code, string Output, string Error) Run(params string[] arguments) => Bash([Path.Combine(_folder, "run.sh"), .. OutFolder(arguments), .. arguments]);
